@@ -1,0 +1,1 @@
+"""The agent: log, outbox, capture, command line cmf-agent."""

@@ -1,0 +1,1 @@
+"""The hub: custody, projection, registry, embedded nats-server, command line."""

@@ -1,0 +1,1 @@
+"""The graph that hub and agent both keep: stores, queries, digest, views."""

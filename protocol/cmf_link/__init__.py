@@ -1,0 +1,1 @@
+"""The NATS shell that agent and hub both use: every foreign error becomes ours."""
