@@ -55,7 +55,10 @@ def connect(path: Path | str, *, read_only: bool = False) -> Connection:
     with store_errors(target):
         if read_only:
             connection = sqlite3.connect(
-                f"file:{_quoted(target)}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None
+                f"file:{_quoted(target)}?mode=ro",
+                uri=True,
+                timeout=BUSY_TIMEOUT_MS / 1000,
+                isolation_level=None,
             )
         else:
             connection = sqlite3.connect(
@@ -94,7 +97,8 @@ def store_errors(name: Path | str) -> Iterator[None]:
         text = str(error)
         if "malformed" in text or "not a database" in text:
             raise IntegrityError(
-                f"{name} is damaged: {text}", "put it aside and bring back a copy; run verify to see what is left"
+                f"{name} is damaged: {text}",
+                "put it aside and bring back a copy; run verify to see what is left",
             ) from error
         raise StoreError(f"{name}: {text}", _hint(text)) from error
     except OSError as error:

@@ -1,0 +1,266 @@
+"""What an event says, read from its header and body (protocol/README.md, section 3). Pure.
+
+Rules
+- `read` returns the body's map of an event that this version folds, and an `Unfolded` with the reason for any other; it never raises.
+- Every check is one row of the tables below; unknown keys of a body are nobody's business.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from cmf_protocol import types as t
+from cmf_protocol.clock import clock_holds
+from cmf_protocol.encoding import Value
+from cmf_protocol.errors import DecodeError
+from cmf_protocol.events import ENVELOPE_VERSION, Header, Node, decode_body
+from cmf_protocol.signing import Succession
+
+#: Changes whenever the same events give another graph; projections of another version are rebuilt.
+FOLD_VERSION = 1
+CONTENT_ID_CHARS_MAX = 500
+
+
+class Unfolded(NamedTuple):
+    """Why an event has no effect (yet)."""
+
+    reason: str
+
+
+def read(header: Header, body: bytes | None) -> dict[str, Value] | Unfolded:
+    """Return what the body says, or why this event can't be folded by this version."""
+    if header.version != ENVELOPE_VERSION:
+        return Unfolded(f"envelope version {header.version}")
+    shape = _SHAPES.get(header.type)
+    if shape is None or header.type_version != 1:
+        return Unfolded(f"unknown type {header.type} {header.type_version}")
+    if body is None:
+        return Unfolded("withheld body")
+    if not clock_holds(header.clock, header.wall_us):
+        return Unfolded("odd clock")
+    if not shape.about(header.about):
+        return Unfolded(f"{header.type} about the wrong nodes")
+    try:
+        values = decode_body(body)
+    except DecodeError as error:
+        return Unfolded(f"malformed body: {error}")
+    for key, check in shape.required:
+        if key not in values or not check(values[key]):
+            return Unfolded(f"malformed body: {key} is missing or of the wrong form")
+    for key, check in shape.optional:
+        if key in values and not check(values[key]):
+            return Unfolded(f"malformed body: {key} is of the wrong form")
+    return values
+
+
+# -- nodes -----------------------------------------------------------------------------------------------------------
+
+
+def _is_key(id_: object) -> bool:
+    return type(id_) is bytes and len(id_) == 32
+
+
+def _is_execution(id_: object) -> bool:
+    return type(id_) is bytes and len(id_) == 16
+
+
+def _is_stage(id_: object) -> bool:
+    return type(id_) is tuple and len(id_) == 2 and t.is_name(id_[0]) and t.is_name(id_[1])
+
+
+def is_content_id(id_: object) -> bool:
+    """Tell if `id_` has the form `algorithm:digest`."""
+    if type(id_) is not str or len(id_) > CONTENT_ID_CHARS_MAX:
+        return False
+    algorithm, colon, digest = id_.partition(":")
+    return bool(algorithm and colon and digest)
+
+
+_IDS: dict[str, Callable[[object], bool]] = {
+    "key": _is_key,
+    "pipeline": t.is_name,
+    "stage": _is_stage,
+    "execution": _is_execution,
+    "artifact": is_content_id,
+}
+NODE_KINDS = tuple(_IDS)
+
+
+def is_node(node: Node) -> bool:
+    """Tell if a node is of a kind that this version knows, with an id of that kind's form."""
+    check = _IDS.get(node[0])
+    return check is not None and check(node[1])
+
+
+def _one(kind: str) -> Callable[[tuple[Node, ...]], bool]:
+    check = _IDS[kind]
+    return lambda about: len(about) == 1 and about[0][0] == kind and check(about[0][1])
+
+
+def _usage(about: tuple[Node, ...]) -> bool:
+    if len(about) != 2:
+        return False
+    (first, artifact), (second, execution) = about
+    return first == "artifact" and second == "execution" and is_content_id(artifact) and _is_execution(execution)
+
+
+def _kinds(about: tuple[Node, ...]) -> list[str]:
+    return sorted(kind for kind, _ in about if kind != "artifact")
+
+
+def _started(about: tuple[Node, ...]) -> bool:
+    return _nodes(about) and len(about) <= 3 and _kinds(about) == ["execution", "stage"]
+
+
+def _updated(about: tuple[Node, ...]) -> bool:
+    return _nodes(about) and len(about) <= 2 and _kinds(about) == ["execution"]
+
+
+def _nodes(about: tuple[Node, ...]) -> bool:
+    return all(is_node(node) for node in about)
+
+
+def _any_one(about: tuple[Node, ...]) -> bool:
+    return len(about) == 1 and is_node(about[0])
+
+
+# -- bodies ----------------------------------------------------------------------------------------------------------
+
+
+def _is_map(value: Value) -> bool:
+    return type(value) is dict
+
+
+def _is_text(value: Value) -> bool:
+    return type(value) is str
+
+
+def _is_integer(value: Value) -> bool:
+    return type(value) is int
+
+
+def _is_bin32(value: Value) -> bool:
+    return type(value) is bytes and len(value) == 32
+
+
+def _is_ids(value: Value) -> bool:
+    return type(value) is tuple and all(_is_bin32(item) for item in value)
+
+
+def _is_succession(value: Value) -> bool:
+    return Succession.from_body(value) is not None
+
+
+def _is_status(value: Value) -> bool:
+    return value in t.STATUSES
+
+
+def _is_error(value: Value) -> bool:
+    return type(value) is dict and all(type(item) is str for item in value.values())
+
+
+def _is_digests(value: Value) -> bool:
+    return type(value) is tuple and all(is_content_id(item) for item in value)
+
+
+def _is_number(value: Value) -> bool:
+    return type(value) is float or type(value) is int
+
+
+def _is_metrics(value: Value) -> bool:
+    return type(value) is dict and all(_is_number(item) for item in value.values())
+
+
+def _is_blocks(value: Value) -> bool:
+    return type(value) is tuple and all(_is_block(item) for item in value)
+
+
+def _is_block(block: Value) -> bool:
+    if type(block) is not tuple or len(block) != 5 or type(block[0]) is not str or type(block[1]) is not str:
+        return False
+    steps, values, offsets = block[2:]
+    if any(type(column) is not tuple for column in (steps, values, offsets)):
+        return False
+    if not 1 <= len(steps) == len(values) == len(offsets):
+        return False
+    return all(map(_is_integer, steps)) and all(map(_is_number, values)) and all(map(_is_integer, offsets))
+
+
+Checks = tuple[tuple[str, Callable[[Value], bool]], ...]
+
+
+class _Shape(NamedTuple):
+    about: Callable[[tuple[Node, ...]], bool]
+    required: Checks = ()
+    optional: Checks = ()
+
+
+_PROPERTIES: Checks = (("facts", _is_map), ("properties", _is_map))
+_VALUES: Checks = (*_PROPERTIES, ("params", _is_map))
+_AT: Checks = (("at", _is_integer),)
+_USAGE = _Shape(_usage, optional=(("name", _is_text), ("digests", _is_digests), *_PROPERTIES))
+
+_SHAPES: dict[str, _Shape] = {
+    t.LOG_OPENED: _Shape(_one("key"), optional=(("agent", _is_text), ("succeeds", _is_succession))),
+    t.PIPELINE_DESCRIBED: _Shape(_one("pipeline"), optional=_VALUES),
+    t.STAGE_DESCRIBED: _Shape(_one("stage"), optional=_VALUES),
+    t.EXECUTION_STARTED: _Shape(_started, optional=(*_VALUES, *_AT)),
+    t.EXECUTION_UPDATED: _Shape(_updated, optional=_VALUES),
+    t.EXECUTION_FINISHED: _Shape(
+        _one("execution"), (("status", _is_status),), (("exit_code", _is_integer), ("error", _is_error), *_AT)
+    ),
+    t.ARTIFACT_USED: _USAGE,
+    t.ARTIFACT_PRODUCED: _USAGE,
+    t.METRICS_RECORDED: _Shape(_one("execution"), optional=(("metrics", _is_metrics), ("steps", _is_blocks))),
+    t.ENVIRONMENT_RECORDED: _Shape(_one("artifact"), (("environment", _is_map),), (("digests", _is_digests),)),
+    t.TAG_ADDED: _Shape(_any_one, (("tag", t.is_name),)),
+    t.TAG_REMOVED: _Shape(_any_one, (("tag", t.is_name), ("adds", _is_ids))),
+    t.NOTE_ADDED: _Shape(_any_one, (("text", _is_text),)),
+    t.RETRACTED: _Shape(_nodes, (("reason", _is_text),), (("event", _is_bin32),)),
+    t.UNRETRACTED: _Shape(_nodes, (("retraction", _is_bin32),), (("reason", _is_text),)),
+}
+TYPES = tuple(_SHAPES)
+#: Types whose events can't be unsaid (README, section 8).
+ALWAYS_SAID = frozenset((t.LOG_OPENED, t.RETRACTED, t.UNRETRACTED))
+
+
+# -- what a said event states of one node ----------------------------------------------------------------------------
+
+
+def nodes_of(about: tuple[Node, ...]) -> Iterator[Node]:
+    """Yield the nodes that an event about these brings into being: a stage brings its pipeline."""
+    for node in about:
+        yield node
+        if node[0] == "stage":
+            yield "pipeline", node[1][0]
+
+
+def stated(node: Node, type_: str, about: tuple[Node, ...], body: dict[str, Value]) -> Iterator[tuple[str, str, Value]]:
+    """Yield (space, key, value) for each value that an event states of `node`."""
+    if type_ == t.METRICS_RECORDED:
+        yield from (("metrics", key, value) for key, value in body.get("metrics", {}).items())
+    elif type_ == t.ENVIRONMENT_RECORDED:
+        yield "facts", "kind", "environment"
+        yield "facts", "environment", body["environment"]
+    elif type_ in _SUBJECTS and node[0] == _SUBJECTS[type_]:
+        for space in ("facts", "params", "properties"):
+            yield from ((space, key, value) for key, value in body.get(space, {}).items())
+        if node[0] == "execution":
+            yield from _stated_by_about(about)
+
+
+_SUBJECTS = {
+    t.PIPELINE_DESCRIBED: "pipeline",
+    t.STAGE_DESCRIBED: "stage",
+    t.EXECUTION_STARTED: "execution",
+    t.EXECUTION_UPDATED: "execution",
+    t.ARTIFACT_USED: "artifact",
+    t.ARTIFACT_PRODUCED: "artifact",
+}
+
+
+def _stated_by_about(about: tuple[Node, ...]) -> Iterator[tuple[str, str, Value]]:
+    for kind, id_ in about:
+        if kind == "artifact":
+            yield "facts", "environment", id_
+        elif kind == "stage":
+            yield "facts", "stage", id_

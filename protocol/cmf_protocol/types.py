@@ -1,0 +1,192 @@
+"""The event types of version 1, one function each that drafts an event (protocol/README.md, section 3). Pure.
+
+Rules
+- A function takes canonical values (see `encoding.bend`) and checks names; it returns a `Draft` that the fold can read.
+- Types are stable names: a type is never changed, only followed by a higher type version.
+"""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from cmf_protocol.encoding import Value
+from cmf_protocol.errors import CallerError
+from cmf_protocol.events import Draft, Node, sorted_about
+
+LOG_OPENED: Final = "log.opened"
+PIPELINE_DESCRIBED: Final = "pipeline.described"
+STAGE_DESCRIBED: Final = "stage.described"
+EXECUTION_STARTED: Final = "execution.started"
+EXECUTION_UPDATED: Final = "execution.updated"
+EXECUTION_FINISHED: Final = "execution.finished"
+ARTIFACT_USED: Final = "artifact.used"
+ARTIFACT_PRODUCED: Final = "artifact.produced"
+METRICS_RECORDED: Final = "metrics.recorded"
+ENVIRONMENT_RECORDED: Final = "environment.recorded"
+TAG_ADDED: Final = "tag.added"
+TAG_REMOVED: Final = "tag.removed"
+NOTE_ADDED: Final = "note.added"
+RETRACTED: Final = "record.retracted"
+UNRETRACTED: Final = "record.unretracted"
+
+STATUSES: Final = ("finished", "interrupted", "failed")
+KINDS: Final = ("dataset", "model", "metrics", "slice", "label", "environment", "other")
+EXECUTION_KINDS: Final = ("step", "deploy")
+NAME_CHARS_MAX = 500
+
+Values = Mapping[str, Value]
+#: name, series, steps, values, µs offsets from the event's wall time
+StepBlock = tuple[str, str, Sequence[int], Sequence[float], Sequence[int]]
+
+
+def checked_name(name: str, what: str) -> str:
+    """Return a pipeline's, stage's or tag's name in NFC; raise `CallerError` if it can't be one."""
+    if not isinstance(name, str) or not 1 <= len(name) <= NAME_CHARS_MAX or "\0" in name or not name.strip():
+        raise CallerError(f"{name!r} can't be the name of a {what}", f"a name has 1 to {NAME_CHARS_MAX} characters")
+    return unicodedata.normalize("NFC", name)
+
+
+def is_name(value: object) -> bool:
+    """Tell if `value` is a name as `checked_name` returns it."""
+    if type(value) is not str or not 1 <= len(value) <= NAME_CHARS_MAX:
+        return False
+    return value.isascii() or unicodedata.is_normalized("NFC", value)
+
+
+def pipeline_node(pipeline: str) -> Node:
+    """Return the node of a pipeline."""
+    return "pipeline", checked_name(pipeline, "pipeline")
+
+
+def stage_node(pipeline: str, stage: str) -> Node:
+    """Return the node of a stage of a pipeline."""
+    return "stage", (checked_name(pipeline, "pipeline"), checked_name(stage, "stage"))
+
+
+def _body(**parts: Value) -> dict[str, Value]:
+    """Leave out what is empty; a status or a text that is empty is none either."""
+    return {key: value for key, value in parts.items() if value not in (None, {}, (), [])}
+
+
+def log_opened(key: bytes, *, agent: str, succeeds: Values | None = None) -> Draft:
+    """Draft a log's first event; `succeeds` as `signing.succession_claim` makes it."""
+    return Draft(LOG_OPENED, (("key", key),), _body(agent=agent, succeeds=succeeds))
+
+
+def pipeline_described(pipeline: str, properties: Values) -> Draft:
+    """Draft properties of a pipeline."""
+    return Draft(PIPELINE_DESCRIBED, (pipeline_node(pipeline),), _body(properties=properties))
+
+
+def stage_described(pipeline: str, stage: str, properties: Values) -> Draft:
+    """Draft properties of a stage."""
+    return Draft(STAGE_DESCRIBED, (stage_node(pipeline, stage),), _body(properties=properties))
+
+
+def execution_started(
+    execution: bytes,
+    pipeline: str,
+    stage: str,
+    *,
+    environment: str | None = None,
+    facts: Values | None = None,
+    params: Values | None = None,
+    properties: Values | None = None,
+    at: int | None = None,
+) -> Draft:
+    """Draft the start of an execution (16-byte UUID) of a stage; `environment` is a content id, `at` µs UTC."""
+    nodes: list[Node] = [("execution", execution), stage_node(pipeline, stage)]
+    if environment is not None:
+        nodes.append(("artifact", environment))
+    body = _body(facts=facts, params=params, properties=properties, at=at)
+    return Draft(EXECUTION_STARTED, sorted_about(nodes), body)
+
+
+def execution_updated(
+    execution: bytes,
+    *,
+    environment: str | None = None,
+    facts: Values | None = None,
+    params: Values | None = None,
+    properties: Values | None = None,
+) -> Draft:
+    """Draft further values of an execution."""
+    nodes: list[Node] = [("execution", execution)]
+    if environment is not None:
+        nodes.append(("artifact", environment))
+    return Draft(EXECUTION_UPDATED, sorted_about(nodes), _body(facts=facts, params=params, properties=properties))
+
+
+def execution_finished(
+    execution: bytes,
+    status: str,
+    *,
+    exit_code: int | None = None,
+    error: Mapping[str, str] | None = None,
+    at: int | None = None,
+) -> Draft:
+    """Draft the end of an execution: `status` is one of `STATUSES`, `error` has `type` and `message`."""
+    if status not in STATUSES:
+        raise CallerError(f"{status!r} is no status of an execution that ended", f"it is one of {', '.join(STATUSES)}")
+    body = _body(status=status, exit_code=exit_code, error=error, at=at)
+    return Draft(EXECUTION_FINISHED, (("execution", execution),), body)
+
+
+def usage(
+    type_: str,
+    execution: bytes,
+    artifact: str,
+    *,
+    name: str | None = None,
+    digests: Sequence[str] = (),
+    facts: Values | None = None,
+    properties: Values | None = None,
+) -> Draft:
+    """Draft a usage edge: `type_` is `ARTIFACT_USED` or `ARTIFACT_PRODUCED`, `digests` are other digests of the same bytes."""
+    about: tuple[Node, ...] = (("artifact", artifact), ("execution", execution))
+    body = _body(name=name, digests=list(digests), facts=facts, properties=properties)
+    return Draft(type_, about, body)
+
+
+def metrics_recorded(execution: bytes, *, metrics: Values | None = None, steps: Sequence[StepBlock] = ()) -> Draft:
+    """Draft metrics of an execution: `metrics` without steps, and column blocks with steps."""
+    return Draft(METRICS_RECORDED, (("execution", execution),), _body(metrics=metrics, steps=[list(b) for b in steps]))
+
+
+def environment_recorded(artifact: str, environment: Values, *, digests: Sequence[str] = ()) -> Draft:
+    """Draft the content of an environment, whose content id is `artifact`."""
+    body: dict[str, Value] = {"environment": environment}
+    if digests:
+        body["digests"] = list(digests)
+    return Draft(ENVIRONMENT_RECORDED, (("artifact", artifact),), body)
+
+
+def tag_added(node: Node, tag: str) -> Draft:
+    """Draft a tag on a node."""
+    return Draft(TAG_ADDED, (node,), {"tag": checked_name(tag, "tag")})
+
+
+def tag_removed(node: Node, tag: str, adds: Sequence[bytes]) -> Draft:
+    """Draft the removal of a tag: `adds` are the ids of the `tag.added` events that the remover saw."""
+    return Draft(TAG_REMOVED, (node,), {"adds": sorted(adds), "tag": checked_name(tag, "tag")})
+
+
+def note_added(node: Node, text: str) -> Draft:
+    """Draft a note on a node."""
+    return Draft(NOTE_ADDED, (node,), {"text": text})
+
+
+def retracted(about: tuple[Node, ...], reason: str, *, event: bytes | None = None) -> Draft:
+    """Draft a retraction of `event`, whose `about` it repeats, or a dispute of the one node in `about`."""
+    body: dict[str, Value] = {"reason": reason}
+    if event is not None:
+        body["event"] = event
+    return Draft(RETRACTED, about, body)
+
+
+def unretracted(about: tuple[Node, ...], retraction: bytes, *, reason: str | None = None) -> Draft:
+    """Draft the withdrawal of the retraction with the event id `retraction`, whose `about` it repeats."""
+    body: dict[str, Value] = {"retraction": retraction}
+    if reason:
+        body["reason"] = reason
+    return Draft(UNRETRACTED, about, body)
