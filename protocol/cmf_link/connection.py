@@ -77,11 +77,11 @@ class Connection:
             async with asyncio.timeout(timeout_s):
                 await connection._login(login, name, timeout_s)
         except BaseException as error:
-            reached = connection._transport.reached
+            transport = connection._transport
             connection.abort()
             if not isinstance(error, Exception):
                 raise
-            raise connect_failure(error, address, reached=reached) from error
+            raise connect_failure(error, address, reached=transport.reached, greeted=transport.greeted) from error
         return connection
 
     async def _login(self, login: Login, name: str, timeout_s: float) -> None:
@@ -109,6 +109,8 @@ class Connection:
         if "permissions violation" in str(error).lower():
             self._refused.append(str(error))
         logger.debug("%s: %r", self.address, error)
+        if isinstance(error, nats.errors.StaleConnectionError | OSError):
+            self.abort()  # nats-py may take its time to close what is gone
 
     async def _on_closed(self) -> None:
         self._mark_lost()
@@ -220,6 +222,10 @@ class Connection:
     def bytes_read(self) -> int:
         """Return how many bytes ever arrived."""
         return self._transport.bytes_read
+
+    def bytes_left(self) -> int:
+        """Return how many bytes ever left, as far as is known."""
+        return self._transport.bytes_written - self._transport.unsent_bytes()
 
     def unsent_bytes(self) -> int:
         """Return how many bytes have not reached the other side yet."""

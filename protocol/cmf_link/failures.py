@@ -37,14 +37,16 @@ UNKNOWN_HINT = "it is not known whether it arrived: send the same again"
 OFFLINE_HINT = "nothing is lost: it is tried again once the hub answers"
 
 
-def connect_failure(error: BaseException, address: Address, *, reached: bool) -> CmfError:
-    """Return our error for a login that failed; `reached` tells whether TCP got through."""
+def connect_failure(error: BaseException, address: Address, *, reached: bool, greeted: bool) -> CmfError:
+    """Return our error for a login that failed: was TCP `reached`, and had a NATS server `greeted` us?"""
     text = _words(error)
     if any(word in text.lower() for word in REFUSAL_WORDS):
         return AccessDenied(
             f"the hub at {address} refuses this login ({text})",
             "the site was revoked, or this is another hub: ask the hub's operator for a new join file",
         )
+    if greeted:
+        return HubUnreachable(f"the hub at {address} broke off the login ({text})", OFFLINE_HINT)
     if reached:
         return HubUnreachable(
             f"what listens at {address} does not answer as a NATS server ({text})",
@@ -99,7 +101,10 @@ def stream_refusal(subject: str, code: int, text: str) -> CmfError:
     """Return our error for a JetStream answer with error `code`."""
     if code in FULL_CODES:
         return BackPressure(f"the hub's buffer is full: {subject}: {text}", "wait and send it again; nothing is lost")
-    return LinkError(f"JetStream refused {subject}: {text} (error {code})", UNKNOWN_HINT)
+    return LinkError(
+        f"JetStream refused {subject}: {text} (error {code})",
+        "it was not stored: it is tried again; see the server's log",
+    )
 
 
 def no_room(stream: str, bytes_max: int) -> StoreError:

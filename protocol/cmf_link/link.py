@@ -21,7 +21,7 @@ from cmf_link.connection import Connection, Received, Receiver
 from cmf_link.failures import OFFLINE_HINT, UNKNOWN_HINT, stream_refusal
 from cmf_link.login import Login, login_from_seed
 from cmf_link.service import Handler, Service
-from cmf_link.watchdog import PATIENCE_MAX_S, PATIENCE_S, until_silent
+from cmf_link.watchdog import until_silent
 from cmf_protocol.errors import AccessDenied, HubUnreachable, LinkError
 
 logger = logging.getLogger("cmf_link")
@@ -34,8 +34,6 @@ RETRY_WAIT_MAX_S = 15.0
 REFUSED_WAIT_S = 15.0
 #: How long one attempt to reconnect may take, s.
 ATTEMPT_TIMEOUT_S = 10.0
-#: A connection that lived this long shows that the patience was enough, s.
-CALM_AFTER_S = 600.0
 #: How long a new subscription may take to be known to the server, s.
 SUBSCRIBE_TIMEOUT_S = 5.0
 
@@ -87,7 +85,6 @@ class Link:
         self._interests: list[_Interest] = []
         self._down: LinkError | None = None
         self._up = asyncio.Event()
-        self._patience_s = PATIENCE_S
         self._say("connected")
         self._keeper = asyncio.get_running_loop().create_task(self._keep_connected())
 
@@ -195,15 +192,8 @@ class Link:
 
     async def _keep_connected(self) -> None:
         """Replace the connection whenever it is lost or silent, for ever."""
-        clock = asyncio.get_running_loop().time
         while True:
-            since = clock()
-            silent = await until_silent(self._connection, self._patience_s)
-            calm = clock() - since > CALM_AFTER_S
-            if silent:
-                self._patience_s = min(self._patience_s * 2, PATIENCE_MAX_S)
-            elif calm:
-                self._patience_s = PATIENCE_S
+            await until_silent(self._connection)
             self._down = HubUnreachable(f"the connection to {self.address} is lost", OFFLINE_HINT)
             self._connection.abort()
             self._say("disconnected")

@@ -4,16 +4,20 @@ import fcntl
 import struct
 import sys
 import termios
+from collections.abc import Iterable
 
 from nats.aio.transport import TcpTransport
 
 
 class WatchedTransport(TcpTransport):
-    """A TCP transport that counts what it reads and can be aborted."""
+    """A TCP transport that counts what it carries and can be aborted."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.bytes_read = 0
+        self.bytes_written = 0
+        #: Whether a NATS server's greeting came.
+        self.greeted = False
 
     def __bool__(self) -> bool:
         # nats-py replaces a transport that is false, and its own is until it is connected.
@@ -29,6 +33,21 @@ class WatchedTransport(TcpTransport):
         data: bytes = await super().read(buffer_size)
         self.bytes_read += len(data)
         return data
+
+    async def readline(self) -> bytes:
+        """Read one line: nats-py does so only while it logs in."""
+        line: bytes = await super().readline()  # type: ignore[no-untyped-call]
+        self.greeted = self.greeted or line.startswith(b"INFO {")
+        return line
+
+    def write(self, payload: bytes) -> None:
+        """Hand bytes to the connection, and count them."""
+        self.bytes_written += len(payload)
+        super().write(payload)  # type: ignore[no-untyped-call]
+
+    def writelines(self, payload: Iterable[bytes]) -> None:
+        """Hand several pieces to the connection, and count them."""
+        self.write(b"".join(payload))
 
     def unsent_bytes(self) -> int:
         """Return how many bytes the peer's kernel has not acknowledged (Linux), or ours not taken (elsewhere)."""

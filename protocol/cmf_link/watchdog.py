@@ -4,22 +4,23 @@ Theory of operation
 - Every `PING_EVERY_S`, and as soon as an answer is overdue, the server is asked for a pong.
 - While the pong is awaited, bytes that arrive and bytes that leave count as life: on a slow line a pong waits
   behind a whole segment, and cutting that off would mean sending it for ever.
-- Nothing for `patience_s`: the connection is silent, and the caller drops it. (Left alone, nats-py needs
-  minutes, or hangs: nats-io/nats.py issue 671.)
+- Nothing for `PATIENCE_S`: the connection is silent, and the caller drops it. (Left alone, nats-py needs minutes, or
+  hangs: nats-io/nats.py issue 671.)
+- Bytes that have left may still wait in the middle (an SSH tunnel, a satellite's proxy): when none is left here,
+  they are given the time that the slowest line needs. On a line that is cut the ping itself never leaves.
 """
 
 import asyncio
+import contextlib
 from typing import Protocol
-
-from cmf_protocol.errors import LinkError
 
 #: How often an idle connection is asked, s: this plus the patience is how long a dead one goes unnoticed.
 PING_EVERY_S = 10.0
 #: How long nothing may move while a pong is awaited, s.
 PATIENCE_S = 4.0
-#: Upper bound of the patience, s: it doubles with each silent connection in a row, so that a line whose
-#: middle swallows bytes faster than it delivers them is given the time to.
-PATIENCE_MAX_S = 64.0
+#: What the slowest line that we serve carries, bytes/s (64 kbit/s), and the longest time given on that ground, s.
+SLOWEST_LINE = 8_000
+PATIENCE_MORE_MAX_S = 60.0
 #: How often progress is looked at while a pong is awaited, s.
 TICK_S = 0.5
 
@@ -36,44 +37,52 @@ class Watched(Protocol):
     def bytes_read(self) -> int:
         """Return how many bytes ever arrived."""
 
+    def bytes_left(self) -> int:
+        """Return how many bytes ever left, as far as is known."""
+
     def unsent_bytes(self) -> int:
         """Return how many bytes have not left yet."""
 
 
-async def until_silent(connection: Watched, patience_s: float = PATIENCE_S) -> bool:
-    """Return True when `connection` has gone silent for `patience_s`, False when it is lost anyway."""
+async def until_silent(connection: Watched) -> None:
+    """Return when `connection` has gone silent, or is lost."""
+    answered = 0  # bytes that are known to have reached the server
     while not connection.lost.done():
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PING_EVERY_S):
                 await connection.doubt.wait()
-        except TimeoutError:
-            pass
         connection.doubt.clear()
-        if not connection.lost.done() and not await _answers(connection, patience_s):
-            return not connection.lost.done()
-    return False
+        asked = connection.bytes_left() + connection.unsent_bytes()
+        if connection.lost.done() or not await _answers(connection, answered):
+            return
+        answered = asked
 
 
-async def _answers(connection: Watched, patience_s: float) -> bool:
+async def _answers(connection: Watched, answered: int) -> bool:
     """Ask for a pong and return whether it came, or at least something moved all the time until it did."""
     pong = asyncio.ensure_future(connection.ping(timeout_s=float(10**6)))
     try:
-        return await _moves_until(pong, connection, patience_s)
+        return await _moves_until(pong, connection, answered)
     finally:
         pong.cancel()
 
 
-async def _moves_until(pong: "asyncio.Future[None]", connection: Watched, patience_s: float) -> bool:
+async def _moves_until(pong: "asyncio.Future[None]", connection: Watched, answered: int) -> bool:
     clock = asyncio.get_running_loop().time
-    moved_at, read, unsent = clock(), connection.bytes_read(), connection.unsent_bytes()
-    while clock() - moved_at < patience_s:
+    moved_at, read, left = clock(), connection.bytes_read(), connection.bytes_left()
+    while clock() - moved_at < _patience_s(connection, answered):
         await asyncio.wait({pong, connection.lost}, timeout=TICK_S, return_when=asyncio.FIRST_COMPLETED)
         if connection.lost.done():
             return False
         if pong.done():
-            return not isinstance(pong.exception(), LinkError)
-        read_before, unsent_before = read, unsent
-        read, unsent = connection.bytes_read(), connection.unsent_bytes()
-        if read > read_before or unsent < unsent_before:
-            moved_at = clock()
+            return pong.exception() is None
+        if (connection.bytes_read(), connection.bytes_left()) != (read, left):
+            moved_at, read, left = clock(), connection.bytes_read(), connection.bytes_left()
     return False
+
+
+def _patience_s(connection: Watched, answered: int) -> float:
+    if connection.unsent_bytes():
+        return PATIENCE_S
+    on_the_way = connection.bytes_left() - answered
+    return PATIENCE_S + min(on_the_way / SLOWEST_LINE, PATIENCE_MORE_MAX_S)

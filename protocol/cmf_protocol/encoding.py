@@ -10,6 +10,7 @@ Rules
 import json
 import struct
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any
 
 import msgpack
@@ -68,7 +69,7 @@ def _text(value: Value, _depth: int) -> Value:
 def _integer(value: Value, _depth: int) -> Value:
     if INTEGER_MIN <= value <= INTEGER_MAX:
         return value
-    raise CallerError(f"the integer {value} does not fit into 64 bits")
+    raise CallerError("an integer that does not fit into 64 bits can't be encoded")  # its text may be refused too
 
 
 def _float(value: Value, _depth: int) -> Value:
@@ -113,6 +114,14 @@ def unpack(data: bytes) -> Value:
         raise DecodeError(f"bytes that are not msgpack: {error}") from error
 
 
+def packs_to(value: Value, data: bytes) -> bool:
+    """Tell if packing an unpacked value gives `data` again; False too for what is nested too deep to be packed."""
+    try:
+        return bool(msgpack.packb(value) == data)
+    except ValueError:
+        return False
+
+
 def _refuse_ext(code: int, _data: bytes) -> Value:
     raise ValueError(f"ext type {code}")
 
@@ -154,47 +163,73 @@ def bend(value: object, path: str = "", depth_left: int = DEPTH_MAX - 4) -> tupl
     `depth_left` leaves room for the arrays and maps that an event puts around a value.
     """
     lossy: dict[str, str] = {}
-    return _bend(value, path, depth_left, lossy), lossy
+    return _bend(value, path, depth_left, lossy, ()), lossy
 
 
-def _bend(value: object, path: str, depth_left: int, lossy: dict[str, str]) -> Value:
+def _bend(value: object, path: str, depth_left: int, lossy: dict[str, str], around: tuple[int, ...]) -> Value:
+    try:
+        return _bend_known(value, path, depth_left, lossy, around)
+    except Exception:  # noqa: BLE001 - a foreign object's methods may raise anything; the run must go on
+        for inner in [key for key in lossy if key.startswith(f"{path}.")]:
+            del lossy[inner]
+        return _bend_repr(value, path, lossy)
+
+
+def _bend_known(value: object, path: str, depth_left: int, lossy: dict[str, str], around: tuple[int, ...]) -> Value:
+    # the base types' own methods: a subclass may have overridden them (an Enum's str is its name)
     if value is None or isinstance(value, bool):
-        return value if value is None else bool(value)
+        return value
     if isinstance(value, str):
-        return _bend_text(str(value), path, lossy, "text")
+        return _bend_text(str.__str__(value), path, lossy, "text")
     if isinstance(value, int):
-        if INTEGER_MIN <= value <= INTEGER_MAX:
-            return int(value)
+        if INTEGER_MIN <= (number := int.__int__(value)) <= INTEGER_MAX:
+            return number
         lossy[path] = "integer"
-        return str(int(value))
+        return format(Decimal(number), "f")  # str() refuses integers of more than 4,300 digits
     if isinstance(value, float):
-        return float(value)
+        return float.__float__(value)
     if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
+        return memoryview(value).tobytes()
     if isinstance(value, Mapping | list | tuple | set | frozenset):
-        return _bend_container(value, path, depth_left, lossy)
+        return _bend_container(value, path, depth_left, lossy, around)
     scalar = _numpy_scalar(value)
     if scalar is not None:
-        return _bend(scalar, path, depth_left, lossy)
+        return _bend_known(scalar, path, depth_left, lossy, around)
+    return _bend_repr(value, path, lossy)
+
+
+def _bend_repr(value: object, path: str, lossy: dict[str, str]) -> str:
     lossy[path] = "repr"
     return _bend_text(_safe_repr(value), path, lossy, "repr")
 
 
-def _bend_container(value: Any, path: str, depth_left: int, lossy: dict[str, str]) -> Value:
-    if depth_left == 0:
+def _bend_container(value: Any, path: str, depth_left: int, lossy: dict[str, str], around: tuple[int, ...]) -> Value:
+    if depth_left == 0 or id(value) in around:  # a cycle is infinitely deep
         lossy[path] = "depth"
         return _bend_text(_flat_text(value), path, lossy, "depth")
+    around = (*around, id(value))
     if isinstance(value, Mapping):
         bent: dict[str, Value] = {}
         for key, item in value.items():
-            name = _bend_text(key if isinstance(key, str) else str(key), path, lossy, "text")
+            name = _bend_text(_key_text(key), path, lossy, "text")
             inner = f"{path}.{name}" if path else name
             if not isinstance(key, str):
                 lossy[inner] = "key"
-            bent[name] = _bend(item, inner, depth_left - 1, lossy)
+            bent[name] = _bend(item, inner, depth_left - 1, lossy, around)
         return bent
-    items = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
-    return [_bend(item, f"{path}.{at}" if path else str(at), depth_left - 1, lossy) for at, item in enumerate(items)]
+    items = sorted(value, key=_safe_repr) if isinstance(value, set | frozenset) else value
+    return [
+        _bend(item, f"{path}.{at}" if path else str(at), depth_left - 1, lossy, around) for at, item in enumerate(items)
+    ]
+
+
+def _key_text(key: object) -> str:
+    if isinstance(key, str):
+        return str.__str__(key)
+    try:
+        return str.__str__(str(key))
+    except Exception:  # noqa: BLE001 - as for _safe_repr
+        return _safe_repr(key)
 
 
 def _bend_text(text: str, path: str, lossy: dict[str, str], kind: str) -> str:
@@ -225,7 +260,7 @@ def _numpy_scalar(value: object) -> object | None:
 
 def _safe_repr(value: object) -> str:
     try:
-        return repr(value)
+        return str.__str__(repr(value))
     except Exception as error:  # noqa: BLE001 - a foreign __repr__ may raise anything; the run must go on
         return f"<{type(value).__name__}: repr failed with {type(error).__name__}>"
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from cmf_protocol.clock import next_clock
-from cmf_protocol.encoding import INTEGER_MAX, Value, decode, is_canonical, normal, unpack
+from cmf_protocol.encoding import INTEGER_MAX, Value, decode, is_canonical, normal, packs_to, unpack
 from cmf_protocol.errors import CallerError, DecodeError, IntegrityError
 
 ENVELOPE_VERSION = 1
@@ -91,6 +91,15 @@ def make_events(head: Head, drafts: Sequence[Draft], salts: bytes, wall_us: int)
 
     Raises `CallerError` for a draft that has no canonical form or is too large; then nothing was made.
     """
+    if len(salts) != SALT_BYTES * len(drafts):
+        raise CallerError(f"{len(drafts)} events need {SALT_BYTES} random bytes each, not {len(salts)} together")
+    try:
+        return _chained(head, drafts, salts, wall_us)
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise CallerError(f"an event holds text or a number that can't be encoded: {error}") from error
+
+
+def _chained(head: Head, drafts: Sequence[Draft], salts: bytes, wall_us: int) -> list[Event]:
     pack = msgpack.Packer().pack
     new = tuple.__new__  # a NamedTuple's own constructor costs three times as much
     log_id, sequence, previous, clock = head
@@ -101,6 +110,8 @@ def make_events(head: Head, drafts: Sequence[Draft], salts: bytes, wall_us: int)
         body = pack((salts[at * SALT_BYTES : (at + 1) * SALT_BYTES], normal(values, 1)))
         sequence += 1
         clock = next_clock(clock, wall)
+        if clock > INTEGER_MAX:
+            raise CallerError(f"the wall time {wall} µs does not fit into the clock", "set this machine's date")
         fields = (
             ENVELOPE_VERSION, type_, 1, log_id, sequence, previous, clock, wall, about, sha256(body).digest()
         )  # fmt: skip
@@ -137,7 +148,7 @@ def decode_event(header_bytes: bytes, body: bytes | None) -> Event:
 def decode_header(data: bytes) -> Header:
     """Return the header of these bytes; raise `DecodeError` if they break section 2."""
     fields = unpack(data)
-    if type(fields) is not tuple or len(fields) < _HEADER_LENGTH or msgpack.packb(fields) != data:
+    if type(fields) is not tuple or len(fields) < _HEADER_LENGTH or not packs_to(fields, data):
         raise DecodeError("a header is a canonical array of ten or more elements")
     header = Header._make(fields[:_HEADER_LENGTH])
     if not (_fields_hold(header) and _about_holds(header.about)):
@@ -193,3 +204,28 @@ def decode_body(data: bytes) -> dict[str, Value]:
         raise DecodeError("a body is a salt and a map")
     values: dict[str, Value] = body[1]
     return values
+
+
+# -- reading back what was checked when it was stored ------------------------------------------------------------------
+
+
+def trusted_header(data: bytes) -> Header:
+    """Return the header of bytes that `decode_header` or `make_events` has seen before; checks nothing."""
+    return Header._make(unpack(data)[:_HEADER_LENGTH])
+
+
+def trusted_body(data: bytes) -> dict[str, Value]:
+    """Return the map of a body that `fold.read` has read before; checks nothing."""
+    values: dict[str, Value] = unpack(data)[1]
+    return values
+
+
+def trusted_events(pairs: Sequence[tuple[bytes, bytes | None]], last_id: bytes) -> list[Event]:
+    """Return chained events that `decode_segment` has checked before: each one's id is read from the header after it."""
+    headers = [trusted_header(header) for header, _ in pairs]
+    ids = [header.previous or b"" for header in headers[1:]]
+    ids.append(last_id)
+    return [
+        Event(id_, header, header_bytes, body)
+        for id_, header, (header_bytes, body) in zip(ids, headers, pairs, strict=True)
+    ]

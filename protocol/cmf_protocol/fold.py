@@ -17,7 +17,6 @@ from cmf_protocol.signing import Succession
 
 #: Changes whenever the same events give another graph; projections of another version are rebuilt.
 FOLD_VERSION = 1
-CONTENT_ID_CHARS_MAX = 500
 
 
 class Unfolded(NamedTuple):
@@ -43,6 +42,8 @@ def read(header: Header, body: bytes | None) -> dict[str, Value] | Unfolded:
         values = decode_body(body)
     except DecodeError as error:
         return Unfolded(f"malformed body: {error}")
+    if shape.target and shape.target not in values and len(header.about) != 1:
+        return Unfolded(f"{header.type} of no event about several nodes")
     for key, check in shape.required:
         if key not in values or not check(values[key]):
             return Unfolded(f"malformed body: {key} is missing or of the wrong form")
@@ -60,19 +61,11 @@ def _is_key(id_: object) -> bool:
 
 
 def _is_execution(id_: object) -> bool:
-    return type(id_) is bytes and len(id_) == 16
+    return type(id_) is bytes and len(id_) == t.EXECUTION_BYTES
 
 
 def _is_stage(id_: object) -> bool:
     return type(id_) is tuple and len(id_) == 2 and t.is_name(id_[0]) and t.is_name(id_[1])
-
-
-def is_content_id(id_: object) -> bool:
-    """Tell if `id_` has the form `algorithm:digest`."""
-    if type(id_) is not str or len(id_) > CONTENT_ID_CHARS_MAX:
-        return False
-    algorithm, colon, digest = id_.partition(":")
-    return bool(algorithm and colon and digest)
 
 
 _IDS: dict[str, Callable[[object], bool]] = {
@@ -80,7 +73,7 @@ _IDS: dict[str, Callable[[object], bool]] = {
     "pipeline": t.is_name,
     "stage": _is_stage,
     "execution": _is_execution,
-    "artifact": is_content_id,
+    "artifact": t.is_content_id,
 }
 NODE_KINDS = tuple(_IDS)
 
@@ -100,7 +93,7 @@ def _usage(about: tuple[Node, ...]) -> bool:
     if len(about) != 2:
         return False
     (first, artifact), (second, execution) = about
-    return first == "artifact" and second == "execution" and is_content_id(artifact) and _is_execution(execution)
+    return first == "artifact" and second == "execution" and t.is_content_id(artifact) and _is_execution(execution)
 
 
 def _kinds(about: tuple[Node, ...]) -> list[str]:
@@ -159,7 +152,7 @@ def _is_error(value: Value) -> bool:
 
 
 def _is_digests(value: Value) -> bool:
-    return type(value) is tuple and all(is_content_id(item) for item in value)
+    return type(value) is tuple and all(t.is_content_id(item) for item in value)
 
 
 def _is_number(value: Value) -> bool:
@@ -192,6 +185,8 @@ class _Shape(NamedTuple):
     about: Callable[[tuple[Node, ...]], bool]
     required: Checks = ()
     optional: Checks = ()
+    #: The key without which it is about one node only.
+    target: str = ""
 
 
 _PROPERTIES: Checks = (("facts", _is_map), ("properties", _is_map))
@@ -215,7 +210,7 @@ _SHAPES: dict[str, _Shape] = {
     t.TAG_ADDED: _Shape(_any_one, (("tag", t.is_name),)),
     t.TAG_REMOVED: _Shape(_any_one, (("tag", t.is_name), ("adds", _is_ids))),
     t.NOTE_ADDED: _Shape(_any_one, (("text", _is_text),)),
-    t.RETRACTED: _Shape(_nodes, (("reason", _is_text),), (("event", _is_bin32),)),
+    t.RETRACTED: _Shape(_nodes, (("reason", _is_text),), (("event", _is_bin32),), "event"),
     t.UNRETRACTED: _Shape(_nodes, (("retraction", _is_bin32),), (("reason", _is_text),)),
 }
 TYPES = tuple(_SHAPES)
@@ -242,12 +237,15 @@ def stated(node: Node, type_: str, about: tuple[Node, ...], body: dict[str, Valu
         yield "facts", "kind", "environment"
         yield "facts", "environment", body["environment"]
     elif type_ in _SUBJECTS and node[0] == _SUBJECTS[type_]:
-        for space in ("facts", "params", "properties"):
+        spaces = _SPACES_OF_USAGE if node[0] == "artifact" else _SPACES
+        for space in spaces:
             yield from ((space, key, value) for key, value in body.get(space, {}).items())
-        if node[0] == "execution":
+        if node[0] == "execution":  # after the facts: of one event's two statements of a key, the last counts
             yield from _stated_by_about(about)
 
 
+_SPACES = ("facts", "params", "properties")
+_SPACES_OF_USAGE = ("facts", "properties")  # a usage's `params` is an unknown key, of any form
 _SUBJECTS = {
     t.PIPELINE_DESCRIBED: "pipeline",
     t.STAGE_DESCRIBED: "stage",

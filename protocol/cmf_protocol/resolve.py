@@ -176,7 +176,7 @@ def resolve(node: Node, statements: Iterable[Said], chains: Chains) -> NodeState
         disputes=disputes,
         used=_other_ends(node, said, t.ARTIFACT_USED),
         produced=_other_ends(node, said, t.ARTIFACT_PRODUCED),
-        names=sorted({s.body["name"] for s in said if node[0] == "artifact" and "name" in s.body}),
+        names=_names(node, said),
         aliases=_aliases(node, said),
         statuses=resolve_statuses(said, chains) if node[0] == "execution" else [],
         started=resolve_start(said, chains) if node[0] == "execution" else None,
@@ -265,6 +265,13 @@ def _other_ends(node: Node, said: Iterable[Said], type_: str) -> list[str]:
     return sorted({id_ for s in said if s.type == type_ for kind, id_ in s.about if kind == "artifact"})
 
 
+def _names(node: Node, said: Iterable[Said]) -> list[str]:
+    if node[0] != "artifact":
+        return []
+    return sorted({s.body["name"] for s in said if s.type in _USING and "name" in s.body})
+
+
+_USING = frozenset((t.ARTIFACT_USED, t.ARTIFACT_PRODUCED))
 _ALIASING = frozenset((t.ARTIFACT_USED, t.ARTIFACT_PRODUCED, t.ENVIRONMENT_RECORDED))
 
 
@@ -351,7 +358,7 @@ def digest_row(state: NodeState, chains: Chains, logs: Sequence[tuple[bytes, byt
 
 
 def _status_rows(statuses: Sequence[Status]) -> list[bytes]:
-    rows = [encode([s.status, s.at, s.exit_code, dict(s.error) if s.error else None]) for s in statuses]
+    rows = [encode([s.status, s.at, s.exit_code, None if s.error is None else dict(s.error)]) for s in statuses]
     return rows[:1] + sorted(rows[1:])
 
 

@@ -87,7 +87,7 @@ class Succession(NamedTuple):
             return None
         if type(sequence) is not int or sequence < 1 or type(reason) is not str:
             return None
-        if signature is not None and (type(signature) is not bytes or len(signature) != SIGNATURE_BYTES):
+        if "signature" in parts and (type(signature) is not bytes or len(signature) != SIGNATURE_BYTES):
             return None
         return cls(log_id, sequence, event_id, reason, signature)
 

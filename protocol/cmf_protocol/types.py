@@ -33,6 +33,8 @@ STATUSES: Final = ("finished", "interrupted", "failed")
 KINDS: Final = ("dataset", "model", "metrics", "slice", "label", "environment", "other")
 EXECUTION_KINDS: Final = ("step", "deploy")
 NAME_CHARS_MAX = 500
+CONTENT_ID_CHARS_MAX = 500
+EXECUTION_BYTES = 16
 
 Values = Mapping[str, Value]
 #: name, series, steps, values, µs offsets from the event's wall time
@@ -41,9 +43,14 @@ StepBlock = tuple[str, str, Sequence[int], Sequence[float], Sequence[int]]
 
 def checked_name(name: str, what: str) -> str:
     """Return a pipeline's, stage's or tag's name in NFC; raise `CallerError` if it can't be one."""
-    if not isinstance(name, str) or not 1 <= len(name) <= NAME_CHARS_MAX or "\0" in name or not name.strip():
+    normal = unicodedata.normalize("NFC", name) if isinstance(name, str) else ""  # which may be longer than the name
+    if not 1 <= len(normal) <= NAME_CHARS_MAX or not normal.strip() or not _is_clean(normal):
         raise CallerError(f"{name!r} can't be the name of a {what}", f"a name has 1 to {NAME_CHARS_MAX} characters")
-    return unicodedata.normalize("NFC", name)
+    return normal
+
+
+def _is_clean(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def is_name(value: object) -> bool:
@@ -51,6 +58,28 @@ def is_name(value: object) -> bool:
     if type(value) is not str or not 1 <= len(value) <= NAME_CHARS_MAX:
         return False
     return value.isascii() or unicodedata.is_normalized("NFC", value)
+
+
+def is_content_id(value: object) -> bool:
+    """Tell if `value` has the form `algorithm:digest`."""
+    if type(value) is not str or len(value) > CONTENT_ID_CHARS_MAX:
+        return False
+    algorithm, colon, digest = value.partition(":")
+    return bool(algorithm and colon and digest)
+
+
+def artifact_node(content_id: str) -> Node:
+    """Return the node of an artifact; raise `CallerError` if that is no content id."""
+    if not is_content_id(content_id) or not _is_clean(content_id):
+        raise CallerError(f"{content_id!r} is no content id", "a content id is an algorithm, a colon and a digest")
+    return "artifact", content_id
+
+
+def execution_node(execution: bytes) -> Node:
+    """Return the node of an execution; raise `CallerError` if that is no UUID of 16 bytes."""
+    if type(execution) is not bytes or len(execution) != EXECUTION_BYTES:
+        raise CallerError(f"{execution!r} is no execution id", "an execution's id is a UUID, 16 bytes")
+    return "execution", execution
 
 
 def pipeline_node(pipeline: str) -> Node:
@@ -95,9 +124,9 @@ def execution_started(
     at: int | None = None,
 ) -> Draft:
     """Draft the start of an execution (16-byte UUID) of a stage; `environment` is a content id, `at` µs UTC."""
-    nodes: list[Node] = [("execution", execution), stage_node(pipeline, stage)]
+    nodes: list[Node] = [execution_node(execution), stage_node(pipeline, stage)]
     if environment is not None:
-        nodes.append(("artifact", environment))
+        nodes.append(artifact_node(environment))
     body = _body(facts=facts, params=params, properties=properties, at=at)
     return Draft(EXECUTION_STARTED, sorted_about(nodes), body)
 
@@ -111,9 +140,9 @@ def execution_updated(
     properties: Values | None = None,
 ) -> Draft:
     """Draft further values of an execution."""
-    nodes: list[Node] = [("execution", execution)]
+    nodes: list[Node] = [execution_node(execution)]
     if environment is not None:
-        nodes.append(("artifact", environment))
+        nodes.append(artifact_node(environment))
     return Draft(EXECUTION_UPDATED, sorted_about(nodes), _body(facts=facts, params=params, properties=properties))
 
 
@@ -129,7 +158,7 @@ def execution_finished(
     if status not in STATUSES:
         raise CallerError(f"{status!r} is no status of an execution that ended", f"it is one of {', '.join(STATUSES)}")
     body = _body(status=status, exit_code=exit_code, error=error, at=at)
-    return Draft(EXECUTION_FINISHED, (("execution", execution),), body)
+    return Draft(EXECUTION_FINISHED, (execution_node(execution),), body)
 
 
 def usage(
@@ -143,14 +172,15 @@ def usage(
     properties: Values | None = None,
 ) -> Draft:
     """Draft a usage edge: `type_` is `ARTIFACT_USED` or `ARTIFACT_PRODUCED`, `digests` are other digests of the same bytes."""
-    about: tuple[Node, ...] = (("artifact", artifact), ("execution", execution))
+    about: tuple[Node, ...] = (artifact_node(artifact), execution_node(execution))
     body = _body(name=name, digests=list(digests), facts=facts, properties=properties)
     return Draft(type_, about, body)
 
 
 def metrics_recorded(execution: bytes, *, metrics: Values | None = None, steps: Sequence[StepBlock] = ()) -> Draft:
     """Draft metrics of an execution: `metrics` without steps, and column blocks with steps."""
-    return Draft(METRICS_RECORDED, (("execution", execution),), _body(metrics=metrics, steps=[list(b) for b in steps]))
+    body = _body(metrics=metrics, steps=[list(b) for b in steps])
+    return Draft(METRICS_RECORDED, (execution_node(execution),), body)
 
 
 def environment_recorded(artifact: str, environment: Values, *, digests: Sequence[str] = ()) -> Draft:
@@ -158,7 +188,7 @@ def environment_recorded(artifact: str, environment: Values, *, digests: Sequenc
     body: dict[str, Value] = {"environment": environment}
     if digests:
         body["digests"] = list(digests)
-    return Draft(ENVIRONMENT_RECORDED, (("artifact", artifact),), body)
+    return Draft(ENVIRONMENT_RECORDED, (artifact_node(artifact),), body)
 
 
 def tag_added(node: Node, tag: str) -> Draft:

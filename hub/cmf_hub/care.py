@@ -1,0 +1,169 @@
+"""Care of the store: what it holds, whether it is whole, and bringing a bundle in.
+
+Rules
+- `verify` trusts nothing that it can compute: every segment is decoded, every signature and chain checked, and the graph's digest of
+  events compared with the store's.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cmf_graph.database import sqlite_version, store_errors
+from cmf_graph.graph import Graph
+from cmf_hub.consumer import now_us
+from cmf_hub.custody import Custody
+from cmf_hub.data import DataFolder
+from cmf_hub.projector import SOURCE, open_custody
+from cmf_hub.sites import rfc3339
+from cmf_protocol.errors import PeerError
+from cmf_protocol.fold import FOLD_VERSION
+from cmf_protocol.segments import decode_bundle, decode_segment
+
+_RECEIVE_SEGMENTS = 64
+
+
+@dataclass
+class Findings:
+    """What `verify` looked at, and what it found wrong."""
+
+    segments: int = 0
+    events: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def verify(data: DataFolder, graph: Graph, progress: Callable[[int], None]) -> Findings:
+    """Check the event store and the graph; `progress` gets the number of each segment as it is done."""
+    custody = open_custody(data)
+    found = Findings()
+    for (text,) in custody.rows("PRAGMA integrity_check(20)"):
+        if text != "ok":
+            found.problems.append(f"{custody.name}: {text}")
+    ids: list[bytes] = []
+    heads: dict[int, bytes | None] = {}
+    for number, branch, skip, key, data_ in _stored(custody):
+        problem = _check_segment(custody, Stored(branch, skip, key, data_), heads, ids)
+        if problem is not None:
+            found.problems.append(f"segment {number}: {problem}")
+        found.segments += 1
+        progress(number)
+    found.events = len(ids)
+    for branch, head in custody.rows("SELECT id, head_id FROM branches"):
+        if heads.get(branch) != head:
+            found.problems.append(f"branch {branch}: the watermark is not its last stored event")
+    if not found.problems:
+        _compare_graph(custody, graph, ids, found)
+    return found
+
+
+def _stored(custody: Custody) -> Iterator[tuple[int, int, int, bytes, bytes]]:
+    position = 0
+    while rows := custody.rows(
+        "SELECT s.id, s.branch, s.skip, l.key, s.data FROM segments s JOIN branches b ON b.id = s.branch JOIN logs l ON l.id = b.log "
+        "WHERE s.id > ? ORDER BY s.id LIMIT ?",
+        (position, _RECEIVE_SEGMENTS),
+    ):
+        yield from rows
+        position = rows[-1][0]
+
+
+class Stored(NamedTuple):
+    """A segment as custody keeps it."""
+
+    branch: int
+    skip: int
+    key: bytes
+    data: bytes
+
+
+def _check_segment(custody: Custody, stored: Stored, heads: dict[int, bytes | None], ids: list[bytes]) -> str | None:
+    branch = stored.branch
+    try:
+        segment = decode_segment(stored.data)
+    except PeerError as error:
+        return str(error)
+    if segment.statement.key != stored.key or not segment.signature_holds():
+        return "its signature does not verify with the key of its log"
+    new = segment.events[stored.skip :]
+    before = heads[branch] if branch in heads else _parent_id(custody, branch)
+    heads[branch] = new[-1].event_id
+    ids += [event.event_id for event in new]
+    return None if new[0].header.previous == before else "it does not follow the segment before it"
+
+
+def _parent_id(custody: Custody, branch: int) -> bytes | None:
+    parent, sequence = custody.rows("SELECT parent, parent_sequence FROM branches WHERE id = ?", (branch,))[0]
+    return None if parent is None else custody.event_id_at(parent, sequence)
+
+
+def _compare_graph(custody: Custody, graph: Graph, ids: list[bytes], found: Findings) -> None:
+    behind = custody.last_segment() - graph.checkpoint(SOURCE)
+    if behind:
+        found.problems.append(f"the graph is {behind} segments behind: is a projector running?")
+        return
+    stored = sha256(b"".join(sorted(ids))).hexdigest()
+    if graph.digest().events_digest != stored:
+        found.problems.append("the graph does not hold the events of the store: cmf-hub rebuild makes it anew")
+
+
+def import_bundle(data: DataFolder, file: Path) -> dict[str, Any]:
+    """Bring the segments of a bundle in, carried by the operator; return what became of them."""
+    with store_errors(file):
+        segments = decode_bundle(file.read_bytes())
+    custody = open_custody(data)
+    total: dict[str, Any] = {"segments": len(segments), "admitted": 0, "duplicates": 0, "parked": 0, "refused": []}
+    for start in range(0, len(segments), _RECEIVE_SEGMENTS):
+        batch: list[tuple[str | None, bytes]] = [(None, one) for one in segments[start : start + _RECEIVE_SEGMENTS]]
+        for answer in custody.receive(batch, now_us()):
+            total["admitted"] += answer.admitted_events
+            total["duplicates"] += answer.duplicates
+            total["parked"] += len(answer.parked)
+            total["refused"] += [
+                {"log_id": log_id.hex(), "first_sequence": first, "code": code, "message": message}
+                for log_id, first, _, code, message in answer.refused
+            ]
+    return total
+
+
+def status(data: DataFolder, graph: Graph) -> dict[str, Any]:
+    """Return what the hub holds and does."""
+    custody = open_custody(data)
+    running = data.running()
+    counted = custody.rows("SELECT count(*), coalesce(sum(length(data)), 0) FROM segments")[0]
+    parked = custody.rows("SELECT count(*), coalesce(sum(size), 0) FROM parked")[0]
+    quarantine = custody.rows("SELECT count(*) FROM quarantine")[0][0]
+    return {
+        "data": str(data.root),
+        "serving": running is not None,
+        "nats": (running or {}).get("nats"),
+        "pid": (running or {}).get("pid"),
+        "events": custody.rows("SELECT coalesce(sum(head_sequence - coalesce(parent_sequence, 0)), 0) FROM branches")[
+            0
+        ][0],
+        "segments": counted[0],
+        "segment_bytes": counted[1],
+        "parked_segments": parked[0],
+        "parked_bytes": parked[1],
+        "quarantine": quarantine,
+        "unfolded": graph.rows("SELECT count(*) FROM events WHERE unfolded IS NOT NULL")[0][0],
+        "projection_behind_segments": custody.last_segment() - graph.checkpoint(SOURCE),
+        "fold_version": FOLD_VERSION,
+        "incarnation": custody.incarnation.hex(),
+        "sqlite_version": sqlite_version(),
+    }
+
+
+def quarantined(data: DataFolder) -> list[dict[str, Any]]:
+    """Return what could not be authenticated, newest first, with the reason."""
+    rows = open_custody(data).rows(
+        "SELECT id, arrived_us, carrier, code, message, size, digest FROM quarantine ORDER BY id DESC"
+    )
+    return [
+        {
+            "id": id_, "arrived": rfc3339(arrived), "carrier": carrier, "code": code, "message": message, "bytes": size,
+            "sha256": digest.hex(),
+        }
+        for id_, arrived, carrier, code, message, size, digest in rows
+    ]  # fmt: skip

@@ -1,0 +1,122 @@
+"""The hub's data folder: where everything lies, and who may use it at a time.
+
+registry.db           sites, keys, the hub's own login     (0600)
+store.db              the event store
+graph/                the graph: `current` names the database file in use
+nats/                 the nats-server's configuration and stream
+hub.lock              held by `serve`
+projector.lock        held by whoever projects
+server.json           written by `serve` while it answers
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmf_graph.database import file_is_on_network, store_errors
+from cmf_graph.locks import try_lock
+from cmf_protocol.errors import CallerError, StoreError
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """Paths of a hub's data."""
+
+    root: Path
+
+    @property
+    def registry(self) -> Path:
+        """The registry's database."""
+        return self.root / "registry.db"
+
+    @property
+    def store(self) -> Path:
+        """The event store's database."""
+        return self.root / "store.db"
+
+    @property
+    def nats(self) -> Path:
+        """The nats-server's folder."""
+        return self.root / "nats"
+
+    @property
+    def server_file(self) -> Path:
+        """What `serve` writes while it answers."""
+        return self.root / "server.json"
+
+    def prepare(self) -> None:
+        """Make the folder; raise `StoreError` if it can't be, or lies on a network file system."""
+        with store_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            (self.root / "graph").mkdir(exist_ok=True)
+        kind = file_is_on_network(self.root)
+        if kind is not None:
+            raise StoreError(f"{self.root} lies on a network file system ({kind})", "use a folder on a local disk")
+
+    def must_exist(self) -> None:
+        """Raise `CallerError` if there is no hub here."""
+        if not self.registry.exists():
+            raise CallerError(
+                f"there is no hub at {self.root}", "start one with cmf-hub serve, or name its folder with --data"
+            )
+
+    def graph_file(self) -> Path:
+        """Return the database of the graph in use."""
+        pointer = self.root / "graph" / "current"
+        try:
+            return pointer.parent / pointer.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return pointer.parent / "graph.db"
+
+    def use_graph(self, file: Path) -> None:
+        """Let everyone who opens the graph from now on open `file`, and remove the one before."""
+        before = self.graph_file()
+        pointer = self.root / "graph" / "current"
+        temporary = pointer.with_suffix(".new")
+        with store_errors(pointer):
+            with temporary.open("w", encoding="utf-8") as out:
+                out.write(file.name)
+                out.flush()
+                os.fsync(out.fileno())
+            temporary.replace(pointer)
+            if before != file:
+                for suffix in ("", "-wal", "-shm"):  # readers that have it open keep it
+                    before.with_name(before.name + suffix).unlink(missing_ok=True)
+
+    def running(self) -> dict[str, object] | None:
+        """Return what the running `serve` wrote (url, pid …), or None if none runs."""
+        lock = try_lock(self.root / "hub.lock")
+        if lock is not None:
+            lock.close()
+            return None
+        try:
+            found: dict[str, object] = json.loads(self.server_file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found
+
+
+def default_data_folder() -> Path:
+    """Return where a hub keeps its data if nobody says: `CMF_HUB_DATA`, then the platform's data directory."""
+    named = os.environ.get("CMF_HUB_DATA")
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "cmf-hub"
+
+
+@contextmanager
+def only_server(data: DataFolder) -> Iterator[None]:
+    """Be the only `serve` on this data, or raise `StoreError` that names the other."""
+    lock = try_lock(data.root / "hub.lock")
+    if lock is None:
+        other = data.running() or {}
+        raise StoreError(
+            f"a hub is serving {data.root} already (process {other.get('pid', 'unknown')})",
+            "use that one, stop it first, or give this one another folder with --data",
+        )
+    with lock:
+        yield

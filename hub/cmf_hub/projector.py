@@ -1,0 +1,165 @@
+"""Keeps the graph up with the event store: in a process of its own while the hub serves, in any command's while none does.
+
+Theory of operation: whoever holds `projector.lock` reads the segments after the graph's checkpoint and applies them, batch and
+checkpoint in one transaction. `serve` runs this file as a child and pokes it through its standard input after each commit; when that pipe
+closes, the hub is gone and the child ends. A command that asks a question waits until the graph has what was in custody when it
+asked, and projects itself if nobody else does.
+
+Rules
+- A slow or broken fold delays no confirmation: custody never waits for this.
+- The graph is disposable: one of another version is built anew beside it, then put in its place.
+"""
+
+import logging
+import os
+import select
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cmf_graph import schema
+from cmf_graph.database import connect
+from cmf_graph.graph import Graph, open_graph
+from cmf_graph.locks import try_lock
+from cmf_graph.projection import Projection
+from cmf_hub.custody import Custody, stored_events
+from cmf_hub.data import DataFolder
+from cmf_hub.registry import Registry
+from cmf_protocol.errors import CmfError
+from cmf_protocol.events import Event
+from cmf_protocol.fold import FOLD_VERSION
+
+logger = logging.getLogger("cmf_hub")
+
+SOURCE = "store"
+#: Segments in one transaction: at most 100,000 events, so that a reader sees progress every second or so.
+SEGMENTS_PER_COMMIT = 100
+#: How often the store is looked at without a poke (another process imported a bundle), s.
+LOOK_EVERY_S = 0.2
+#: How long a question waits for the projection (design, section 4), s.
+QUERY_WAIT_S = 5.0
+
+
+def project(projection: Projection, custody: Custody) -> int:
+    """Apply one commit's worth of segments; return how many there were."""
+    position = projection.graph.checkpoint(SOURCE)
+    segments = list(stored_events(custody, position, SEGMENTS_PER_COMMIT))
+    if segments:
+        projection.apply(_flat(segments), {SOURCE: segments[-1][0]})
+    return len(segments)
+
+
+def _flat(segments: list[tuple[int, list[Event]]]) -> Iterator[Event]:
+    for _, events in segments:
+        yield from events
+
+
+def open_custody(data: DataFolder) -> Custody:
+    """Open the event store of a hub."""
+    return Custody(data.store, Registry(data.registry))
+
+
+class Projector:
+    """Projects into the graph in use, under the projector's lock."""
+
+    def __init__(self, data: DataFolder) -> None:
+        self._data = data
+        self._custody = open_custody(data)
+        self._projection: Projection | None = None
+        self._file: Path | None = None
+
+    def catch_up(self) -> bool:
+        """Project all that is stored; return False if someone else projects."""
+        lock = try_lock(self._data.root / "projector.lock")
+        if lock is None:
+            return False
+        with lock:
+            while project(self._current(), self._custody):
+                pass
+        return True
+
+    def _current(self) -> Projection:
+        file = self._data.graph_file()
+        if self._projection is None or file != self._file:
+            if self._projection is not None:
+                self._projection.close()
+            if _is_outdated(file):
+                logger.warning("the graph was made by another version: building it anew")
+                file = new_graph_file(self._data)
+                self._data.use_graph(file)
+            self._projection, self._file = Projection(file), file
+        return self._projection
+
+
+def _is_outdated(file: Path) -> bool:
+    if not file.exists():
+        return False
+    connection = connect(file)
+    found = schema.version(connection)
+    connection.close()
+    return found not in (None, (schema.SCHEMA_VERSION, FOLD_VERSION))
+
+
+def new_graph_file(data: DataFolder) -> Path:
+    """Return a name for a new graph's database."""
+    return data.root / "graph" / f"graph-{os.urandom(4).hex()}.db"
+
+
+def rebuild(data: DataFolder) -> int:
+    """Build the graph from zero beside the one in use, then put it in its place; return the number of segments."""
+    custody = open_custody(data)
+    file = new_graph_file(data)
+    projection = Projection(file)
+    count = 0
+    while done := project(projection, custody):
+        count += done
+    deadline = time.monotonic() + 60.0
+    while (lock := try_lock(data.root / "projector.lock")) is None:
+        if time.monotonic() > deadline:
+            raise CmfError("the projector does not let go of the graph", "stop the hub, then rebuild")
+        time.sleep(0.01)
+    with lock:
+        while done := project(projection, custody):
+            count += done
+        projection.close()
+        data.use_graph(file)
+    return count
+
+
+def caught_up_graph(data: DataFolder, *, wait_s: float = QUERY_WAIT_S) -> tuple[Graph, int]:
+    """Return the graph with what is in custody now, and how many segments it is behind after `wait_s` seconds (0: none)."""
+    custody = open_custody(data)
+    target = custody.last_segment()
+    deadline = time.monotonic() + wait_s
+    projector: Projector | None = None
+    while True:
+        file = data.graph_file()
+        if file.exists() and not _is_outdated(file):
+            graph = open_graph(file)
+            behind = target - graph.checkpoint(SOURCE)
+            if behind <= 0 or time.monotonic() >= deadline:
+                return graph, max(behind, 0)
+            graph.connection.close()
+        projector = projector or Projector(data)
+        if not projector.catch_up():
+            time.sleep(0.01)
+
+
+def main() -> None:
+    """Run as the hub's child on the folder that the first argument names, until standard input closes."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s projector: %(message)s")
+    projector = Projector(DataFolder(Path(sys.argv[1])))
+    while True:
+        try:
+            projector.catch_up()
+        except CmfError as error:
+            logger.error("projecting failed, trying again: %s", error)
+            time.sleep(1.0)
+        ready, _, _ = select.select([sys.stdin.fileno()], [], [], LOOK_EVERY_S)
+        if ready and not os.read(sys.stdin.fileno(), 65536):
+            return
+
+
+if __name__ == "__main__":
+    main()

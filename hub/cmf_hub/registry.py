@@ -1,0 +1,186 @@
+"""Who may bring what: sites, their NATS logins, the signing keys bound to them.
+
+Rules
+- Kept beside the event store, never in a digest; a key is bound to one site, once and for ever.
+- Read anew for each decision, so that another process's change counts at once.
+- A join token is stored hashed, and binds one key: the same key may repeat it (its first answer may have been lost), another may not.
+"""
+
+import hmac
+import os
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from sqlite_utils import Database, Migrations
+
+from cmf_graph.database import connect, store_errors, transaction
+from cmf_protocol.admit import Enrolled
+from cmf_protocol.errors import AccessDenied, CallerError
+
+#: What a site's name may be: it is a subject token, a file name and a word in tables (design, section 3).
+SITE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_TOKEN_BYTES = 32
+
+_migrations = Migrations("registry")
+
+
+@_migrations()
+def m001_create(db: Database) -> None:
+    """The tables of the first release."""
+    db.table("hub").create({"id": int, "hub_id": bytes, "login_seed": str}, pk="id")
+    db.table("sites").create(
+        {"name": str, "login": str, "token_hash": bytes, "created_us": int, "revoked_us": int, "may_carry": int},
+        pk="name",
+        not_null={"created_us"},
+        defaults={"may_carry": 0},
+    )
+    db.table("keys").create(
+        {"key": bytes, "site": str, "bound_us": int}, pk="key", foreign_keys=[("site", "sites", "name")]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """An enrolled site; `login` is its NATS user (None for one that only ever sends bundles), times in µs UTC."""
+
+    name: str
+    login: str | None
+    created_us: int
+    revoked_us: int | None
+    keys: tuple[bytes, ...]
+
+    @property
+    def revoked(self) -> bool:
+        """Whether nothing more is admitted from it."""
+        return self.revoked_us is not None
+
+
+class Registry:
+    """The registry database of a hub."""
+
+    def __init__(self, path: Path) -> None:
+        self._name = str(path)
+        fresh = not path.exists()
+        self._connection = connect(path)
+        with store_errors(self._name):
+            _migrations.apply(Database(self._connection))
+            if fresh:
+                path.chmod(0o600)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
+    def identity(self, new_login_seed: str | None = None) -> tuple[bytes, str]:
+        """Return the hub's id (16 bytes) and its own NATS login seed, made once, from `new_login_seed`."""
+        with transaction(self._connection, self._name):
+            found = self._connection.execute("SELECT hub_id, login_seed FROM hub").fetchone()
+            if found is None:
+                if new_login_seed is None:
+                    raise CallerError("this hub was never started", "start it once: cmf-hub serve")
+                found = (os.urandom(16), new_login_seed)
+                self._connection.execute("INSERT INTO hub VALUES (1, ?, ?)", found)
+        return bytes(found[0]), str(found[1])
+
+    # -- sites -------------------------------------------------------------------------------------------------------
+
+    def add(self, name: str, *, login: str | None, key: bytes | None, now_us: int) -> str | None:
+        """Enrol a site and return its join token (None where `key` is bound at once)."""
+        if not SITE_NAME.fullmatch(name):
+            raise CallerError(
+                f"{name!r} can't be a site's name", "use 1 to 63 lowercase letters, digits and dashes, no dash first"
+            )
+        token = None if key is not None else os.urandom(_TOKEN_BYTES).hex()
+        with transaction(self._connection, self._name):
+            if self._connection.execute("SELECT 1 FROM sites WHERE name = ?", (name,)).fetchone():
+                raise CallerError(f"the site {name} is enrolled already", "choose another name; see cmf-hub site list")
+            self._connection.execute(
+                "INSERT INTO sites (name, login, token_hash, created_us) VALUES (?, ?, ?, ?)",
+                (name, login, token and _hash(token), now_us),
+            )
+            if key is not None:
+                self._bind(name, key, now_us)
+        return token
+
+    def remove(self, name: str) -> None:
+        """Take back an enrolment that did not come about; nothing of it may be admitted yet."""
+        with transaction(self._connection, self._name):
+            self._connection.execute("DELETE FROM keys WHERE site = ?", (name,))
+            self._connection.execute("DELETE FROM sites WHERE name = ?", (name,))
+
+    def revoke(self, name: str, now_us: int) -> None:
+        """Refuse whatever of this site is not admitted yet; harmless if it is revoked."""
+        with transaction(self._connection, self._name):
+            if not self._connection.execute("SELECT 1 FROM sites WHERE name = ?", (name,)).fetchone():
+                raise CallerError(f"there is no site {name}", "see cmf-hub site list")
+            self._connection.execute(
+                "UPDATE sites SET revoked_us = ?, token_hash = NULL WHERE name = ? AND revoked_us IS NULL",
+                (now_us, name),
+            )
+
+    def sites(self) -> list[Site]:
+        """Return all sites, by name."""
+        with store_errors(self._name):
+            rows = self._connection.execute(
+                "SELECT name, login, created_us, revoked_us FROM sites ORDER BY name"
+            ).fetchall()
+            keys: dict[str, list[bytes]] = {}
+            for key, site in self._connection.execute("SELECT key, site FROM keys ORDER BY bound_us"):
+                keys.setdefault(site, []).append(key)
+        return [Site(name, login, made, revoked, tuple(keys.get(name, ()))) for name, login, made, revoked in rows]
+
+    def logins(self) -> dict[str, str]:
+        """Return the NATS users of the sites that may connect: site → public nkey."""
+        return {site.name: site.login for site in self.sites() if site.login and not site.revoked}
+
+    def names_by_key(self) -> dict[bytes, str]:
+        """Return the site of each bound key."""
+        return {key: site.name for site in self.sites() for key in site.keys}
+
+    # -- keys --------------------------------------------------------------------------------------------------------
+
+    def bind(self, site: str, key: bytes, token: str, now_us: int) -> None:
+        """Bind a signing key with the site's token; raise `AccessDenied` if the token is not (or no more) good for it."""
+        with transaction(self._connection, self._name):
+            row = self._connection.execute("SELECT token_hash FROM sites WHERE name = ?", (site,)).fetchone()
+            bound = self._connection.execute("SELECT site FROM keys WHERE key = ?", (key,)).fetchone()
+            if bound is not None and bound[0] == site:
+                return
+            if row is None or row[0] is None or not hmac.compare_digest(row[0], _hash(token)):
+                raise AccessDenied(
+                    f"the join token of {site} was used already, or is wrong",
+                    "ask for a new enrolment: cmf-hub site add",
+                )
+            self._bind(site, key, now_us)
+            self._connection.execute("UPDATE sites SET token_hash = NULL WHERE name = ?", (site,))
+
+    def _bind(self, site: str, key: bytes, now_us: int) -> None:
+        bound = self._connection.execute("SELECT site FROM keys WHERE key = ?", (key,)).fetchone()
+        if bound is not None:
+            raise CallerError(f"this signing key is bound to the site {bound[0]}", "each site needs a key of its own")
+        self._connection.execute("INSERT INTO keys VALUES (?, ?, ?)", (key, site, now_us))
+
+    # -- what admit asks -----------------------------------------------------------------------------------------------
+
+    def site_of(self, key: bytes) -> Enrolled | None:
+        """Return the site that a signing key is bound to."""
+        with store_errors(self._name):
+            row = self._connection.execute(
+                "SELECT s.name, s.revoked_us IS NOT NULL FROM keys k JOIN sites s ON s.name = k.site WHERE k.key = ?",
+                (key,),
+            ).fetchone()
+        return None if row is None else Enrolled(row[0], bool(row[1]))
+
+    def may_carry(self, carrier: str | None, site: str) -> bool:
+        """Tell if `carrier` may bring logs of `site`: itself, the operator (None), or one with that right."""
+        if carrier is None or carrier == site:
+            return True
+        with store_errors(self._name):
+            row = self._connection.execute("SELECT may_carry FROM sites WHERE name = ?", (carrier,)).fetchone()
+        return row is not None and bool(row[0])
+
+
+def _hash(token: str) -> bytes:
+    return sha256(token.encode()).digest()

@@ -1,0 +1,90 @@
+"""The tables of a graph, and how nodes are named in them.
+
+Rules
+- A graph is a projection: disposable, written only by `projection.py`, rebuilt when `FOLD_VERSION` or `SCHEMA_VERSION` changes, never migrated.
+- `events` keeps what was folded, `about` and `edges` find the events about a node; values are resolved when a node is read. `executions` and
+  `artifacts` hold the few columns that lists filter and sort by.
+- Usage events are found through `edges` alone: they have no row in `about`.
+"""
+
+from typing import Final
+
+from cmf_graph.database import Connection, transaction
+from cmf_protocol.events import Node
+from cmf_protocol.fold import FOLD_VERSION
+
+SCHEMA_VERSION: Final = 1
+KIND_CODES: Final = {"pipeline": 1, "stage": 2, "execution": 3, "artifact": 4, "key": 5}
+KIND_NAMES: Final = {code: kind for kind, code in KIND_CODES.items()}
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE trees (
+  id INTEGER PRIMARY KEY, log_id BLOB NOT NULL, root BLOB NOT NULL UNIQUE, key BLOB NOT NULL,
+  claim_event BLOB, claim BLOB, predecessor INTEGER REFERENCES trees(id)
+);
+CREATE TABLE branches (
+  id INTEGER PRIMARY KEY, tree INTEGER NOT NULL REFERENCES trees(id), parent INTEGER, parent_sequence INTEGER,
+  first_sequence INTEGER NOT NULL, head_sequence INTEGER NOT NULL, head_id BLOB NOT NULL UNIQUE
+);
+CREATE TABLE events (
+  id INTEGER PRIMARY KEY, event_id BLOB NOT NULL, branch INTEGER NOT NULL, sequence INTEGER NOT NULL, type TEXT NOT NULL,
+  header BLOB NOT NULL, body BLOB, unfolded TEXT
+);
+CREATE UNIQUE INDEX events_by_id ON events(event_id);
+CREATE INDEX events_unfolded ON events(unfolded) WHERE unfolded IS NOT NULL;
+CREATE TABLE nodes (id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, key NOT NULL, UNIQUE (kind, key));
+CREATE TABLE about (node INTEGER, event INTEGER, PRIMARY KEY (node, event)) WITHOUT ROWID;
+CREATE TABLE edges (
+  execution INTEGER, artifact INTEGER, produced INTEGER, event INTEGER, said INTEGER NOT NULL DEFAULT 1,
+  PRIMARY KEY (execution, artifact, produced, event)
+) WITHOUT ROWID;
+CREATE INDEX edges_by_artifact ON edges(artifact, produced, execution, said);
+CREATE TABLE executions (
+  node INTEGER PRIMARY KEY, pipeline INTEGER, stage INTEGER, kind TEXT, team TEXT, status TEXT,
+  started_us INTEGER, finished_us INTEGER, branch INTEGER, mixed INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX executions_by_start ON executions(started_us);
+CREATE INDEX executions_by_pipeline ON executions(pipeline, stage, started_us);
+CREATE TABLE artifacts (node INTEGER PRIMARY KEY, kind TEXT, name TEXT);
+CREATE INDEX artifacts_by_name ON artifacts(name);
+CREATE TABLE artifact_names (name TEXT, node INTEGER, PRIMARY KEY (name, node)) WITHOUT ROWID;
+CREATE TABLE aliases (digest TEXT, node INTEGER, PRIMARY KEY (digest, node)) WITHOUT ROWID;
+"""
+
+
+def create(connection: Connection, name: str) -> None:
+    """Make the tables in an empty database; do nothing if this version's are there."""
+    if version(connection) == (SCHEMA_VERSION, FOLD_VERSION):
+        return
+    with transaction(connection, name):
+        for statement in _SCHEMA.split(";\n"):
+            connection.execute(statement)
+        connection.executemany(
+            "INSERT INTO meta VALUES (?, ?)", [("schema_version", SCHEMA_VERSION), ("fold_version", FOLD_VERSION)]
+        )
+
+
+def version(connection: Connection) -> tuple[int, int] | None:
+    """Return (schema version, fold version) of a graph, or None if it has no tables yet."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+        return None
+    found = dict(connection.execute("SELECT key, value FROM meta WHERE key IN ('schema_version', 'fold_version')"))
+    return int(found.get("schema_version", 0)), int(found.get("fold_version", 0))
+
+
+def node_key(node: Node) -> tuple[int, str | bytes]:
+    """Return a node's kind code and key as the tables hold them; a stage's key is pipeline, zero byte, stage."""
+    kind, id_ = node
+    if kind == "stage":
+        return KIND_CODES[kind], f"{id_[0]}\0{id_[1]}".encode()
+    return KIND_CODES[kind], id_
+
+
+def node_of(kind: int, key: str | bytes) -> Node:
+    """Return the node of a row of `nodes`."""
+    name = KIND_NAMES[kind]
+    if name == "stage":
+        pipeline, _, stage = bytes(key).decode().partition("\0")  # type: ignore[arg-type]
+        return name, (pipeline, stage)
+    return name, key
