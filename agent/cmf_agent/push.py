@@ -199,7 +199,7 @@ class _Push:
         if confirm.hub_id != self._hub.hub_id:
             return
         self.report.confirmed += self._confirm(confirm.confirmed)
-        self.report.refused += [r for r in confirm.refused if r.log_id in self._heads]
+        self.report.refused += [r for r in confirm.refused if r.log_id in self._heads or not r.log_id]
         self._progress(sum(self._machine.confirmed.values()), sum(s for s, _ in self._heads.values()))
         self._news.set()
 
@@ -308,7 +308,7 @@ class _Push:
         statement = Statement(
             log_id,
             first.sequence,
-            first.decoded().header.previous,
+            first.header.previous,
             last.sequence,
             last.event_id,
             *head,
@@ -320,11 +320,11 @@ class _Push:
 def _first_segment(events: list[StoredEvent]) -> list[StoredEvent]:
     total = 0
     for at, event in enumerate(events):
-        total += len(event.header) + len(event.body or b"")
+        total += len(event.header_bytes) + len(event.body or b"")
         if total > SEGMENT_BYTES_MAX:
             return events[:at]
     return events
 
 
 def _encode(signed: SignedCut, events: list[StoredEvent]) -> bytes:
-    return encode_segment(signed.statement, signed.signature, [(e.header, e.body) for e in events])
+    return encode_segment(signed.statement, signed.signature, [(e.header_bytes, e.body) for e in events])

@@ -147,7 +147,7 @@ def status(data: DataFolder, graph: Graph) -> dict[str, Any]:
         "parked_segments": parked[0],
         "parked_bytes": parked[1],
         "quarantine": quarantine,
-        "unfolded": graph.rows("SELECT count(*) FROM events WHERE unfolded IS NOT NULL")[0][0],
+        "unfolded": graph.rows("SELECT count(*) FROM unfolded")[0][0],
         "projection_behind_segments": custody.last_segment() - graph.checkpoint(SOURCE),
         "fold_version": FOLD_VERSION,
         "incarnation": custody.incarnation.hex(),

@@ -9,8 +9,10 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cmf_graph import schema
 from cmf_graph.database import Connection, connect, store_errors
@@ -51,10 +53,9 @@ class EventRow(NamedTuple):
     branch: int
     header: Header
     body: bytes | None
-    unfolded: str | None
 
 
-_EVENT_COLUMNS = "e.id, e.event_id, e.branch, e.header, e.body, e.unfolded"
+_EVENT_COLUMNS = "e.id, e.branch, e.header_size, e.data"
 
 
 class Graph:
@@ -69,7 +70,10 @@ class Graph:
 
     def trees(self) -> dict[int, Tree]:
         """Return all trees by their number."""
-        return {row[0]: Tree._make(row) for row in self.rows("SELECT * FROM trees ORDER BY id")}
+        return {
+            row[0]: Tree._make(row)
+            for row in self.rows("SELECT id, log_id, root, key, claim_event, claim, predecessor FROM trees ORDER BY id")
+        }
 
     def chains(self) -> Chains:
         """Return which event is later than which, as of the last commit."""
@@ -91,13 +95,13 @@ class Graph:
                 roots[tree] = branch
             else:
                 chains.parents[branch] = (parent, sequence)
-        proven = (
-            "SELECT t.id, t.predecessor, e.branch, e.sequence FROM trees t JOIN events e ON e.event_id = t.claim_event "
-            "WHERE t.predecessor IS NOT NULL"
-        )
-        for tree, predecessor, branch, sequence in self.rows(proven):
-            chains.successions[tree] = predecessor
-            chains.parents[roots[tree]] = (branch, sequence)
+        for tree in self.trees().values():
+            if tree.predecessor is None or tree.claim_event is None:
+                continue
+            place = self.place(tree.claim_event)
+            if place is not None:
+                chains.successions[tree.id] = tree.predecessor
+                chains.parents[roots[tree.id]] = place
         return chains
 
     # -- nodes and events --------------------------------------------------------------------------------------------
@@ -135,13 +139,27 @@ class Graph:
 
     def event(self, event_id: bytes) -> EventRow | None:
         """Return the event with this id, or None if it is not held."""
-        found = self.rows(f"SELECT {_EVENT_COLUMNS} FROM events e WHERE e.event_id = ?", (event_id,))
-        return _event_row(found[0]) if found else None
+        sql = f"SELECT {_EVENT_COLUMNS} FROM event_ids i JOIN events e ON e.id = i.event WHERE i.prefix = ?"
+        found = [_event_row(row) for row in self.rows(sql, (schema.id_prefix(event_id),))]
+        return next((row for row in found if row.event_id == event_id), None)
 
-    def unfolded(self, limit: int = 1000) -> list[EventRow]:
+    def place(self, event_id: bytes) -> tuple[int, int] | None:
+        """Return (branch, sequence) of an event, or None if it is not held."""
+        row = self.event(event_id)
+        return None if row is None else (row.branch, row.header.sequence)
+
+    def unfolded(self, limit: int = 1000) -> list[tuple[EventRow, str]]:
         """Return events that are held without effect, with the reason."""
-        sql = f"SELECT {_EVENT_COLUMNS} FROM events e WHERE e.unfolded IS NOT NULL ORDER BY e.id LIMIT ?"
-        return [_event_row(row) for row in self.rows(sql, (limit,))]
+        sql = f"SELECT {_EVENT_COLUMNS}, u.reason FROM unfolded u JOIN events e ON e.id = u.event ORDER BY e.id LIMIT ?"
+        return [(_event_row(row[:4]), row[4]) for row in self.rows(sql, (limit,))]
+
+    def event_ids(self) -> Iterator[bytes]:
+        """Yield the ids of all events, sorted."""
+        sql = (
+            "SELECT i.prefix, substr(e.data, 1, 32) FROM event_ids i JOIN events e ON e.id = i.event ORDER BY i.prefix"
+        )
+        for _, same in groupby(self.connection.execute(sql), key=itemgetter(0)):
+            yield from sorted(event_id for _, event_id in same)
 
     def checkpoint(self, source: str) -> int:
         """Return up to where the projection has read `source`; 0 at the beginning."""
@@ -155,10 +173,10 @@ class Graph:
         with self.snapshot():
             ids = sha256()
             count = 0
-            for (event_id,) in self.connection.execute("SELECT event_id FROM events ORDER BY event_id"):
+            for event_id in self.event_ids():
                 ids.update(event_id)
                 count += 1
-            unfolded = self.rows("SELECT count(*) FROM events WHERE unfolded IS NOT NULL")[0][0]
+            unfolded = self.rows("SELECT count(*) FROM unfolded")[0][0]
             rows = sha256()
             for row in self._digest_rows():
                 rows.update(row)
@@ -193,8 +211,7 @@ class Graph:
     def _logs_by_key(self) -> dict[bytes, list[tuple[bytes, bytes, bytes | None]]]:
         logs: dict[bytes, list[tuple[bytes, bytes, bytes | None]]] = {}
         sql = "SELECT t.key, t.log_id, t.root, CASE WHEN t.predecessor IS NULL THEN NULL ELSE t.claim_event END"
-        folded = " FROM trees t JOIN events e ON e.event_id = t.root WHERE e.unfolded IS NULL"
-        for key, log_id, root, before in self.rows(sql + folded):
+        for key, log_id, root, before in self.rows(sql + " FROM trees t WHERE t.folded"):
             logs.setdefault(key, []).append((log_id, root, before))
         return logs
 
@@ -208,9 +225,10 @@ def said(row: EventRow) -> Said:
     )
 
 
-def _event_row(row: Sequence[object]) -> EventRow:
-    id_, event_id, branch, header, body, unfolded = row
-    return EventRow(id_, event_id, branch, trusted_header(header), body, unfolded)  # type: ignore[arg-type]
+def _event_row(row: Sequence[Any]) -> EventRow:
+    id_, branch, header_size, data = row
+    event_id, header, body = schema.unpack_event(header_size, data)
+    return EventRow(id_, event_id, branch, trusted_header(header), body)
 
 
 @contextmanager

@@ -12,7 +12,6 @@ Rules
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from cmf_graph import schema
 from cmf_graph.columns import ArtifactColumns, ExecutionColumns
@@ -31,16 +30,12 @@ BATCH_EVENTS = 5_000
 #: Nodes whose numbers are remembered between batches.
 NODE_CACHE_MAX = 200_000
 _LOOKUP_CHUNK = 500
+#: Types that can't be about a stage, which brings its pipeline.
+_WITHOUT_STAGES = frozenset((t.ARTIFACT_USED, t.ARTIFACT_PRODUCED, t.METRICS_RECORDED, t.EXECUTION_FINISHED))
 
 
-class Placed(NamedTuple):
-    """An event with its number and branch, and what its body says (None if it is not folded)."""
-
-    id: int
-    branch: int
-    event: Event
-    body: dict[str, Value] | None
-    unfolded: str | None
+#: An event's number, branch, the event, and what its body says.
+Folded = tuple[int, int, Event, dict[str, Value]]
 
 
 class Projection:
@@ -101,27 +96,38 @@ class Projection:
 
     def _apply_batch(self, events: Sequence[Event]) -> int:
         known: dict[bytes, tuple[int, int]] = {}
-        placed: list[Placed] = []
+        folded: list[Folded] = []
+        rows: list[tuple[int, int, int, int, bytes]] = []
+        unfolded: list[tuple[int, str, str]] = []
         touched: dict[int, tuple[int, bytes]] = {}
+        number = self._next_event
         for event in events:
             branch = self._place(event, known)
             if branch is None:
                 continue
-            body = read(event.header, event.body)
-            reason = body.reason if isinstance(body, Unfolded) else None
-            placed.append(Placed(self._next_event, branch, event, None if reason else body, reason))  # type: ignore[arg-type]
-            self._next_event += 1
-            known[event.event_id] = (branch, event.header.sequence)
-            touched[branch] = (event.header.sequence, event.event_id)
-            if event.header.type == t.LOG_OPENED and not reason:
-                self._note_claim(event, body)  # type: ignore[arg-type]
-        if placed:
+            event_id, header, header_bytes, body = event
+            known[event_id] = touched_at = (branch, header.sequence)
+            touched[branch] = (touched_at[1], event_id)
+            rows.append(
+                (number, branch, touched_at[1], len(header_bytes), schema.pack_event(event_id, header_bytes, body))
+            )
+            values = read(header, body)
+            if type(values) is Unfolded:
+                unfolded.append((number, header.type, values.reason))
+            else:
+                folded.append((number, branch, event, values))  # type: ignore[arg-type]
+                if header.type == t.LOG_OPENED:
+                    self._note_root(event, values)  # type: ignore[arg-type]
+            number += 1
+        self._next_event = number
+        if rows:
             self._connection.executemany(
                 "UPDATE branches SET head_sequence = ?, head_id = ? WHERE id = ?",
                 [(sequence, head, branch) for branch, (sequence, head) in touched.items()],
             )
-            self._write(placed)
-        return len(placed)
+            self._write_events(rows, unfolded)
+            self._write_folded(folded)
+        return len(rows)
 
     def _place(self, event: Event, known: dict[bytes, tuple[int, int]]) -> int | None:
         """Return the branch of an event, made if it begins one; None if the event is held already."""
@@ -134,15 +140,11 @@ class Projection:
             return head[0]
         if event.event_id in known or event.event_id in self._heads or self.graph.event(event.event_id):
             return None
-        parent = known.get(header.previous) or self._held(header.previous)
+        parent = known.get(header.previous) or self.graph.place(header.previous)
         if parent is None or parent[1] != header.sequence - 1:
             raise IntegrityError(f"event {event.event_id.hex()} follows one that is not held")
         tree = self.graph.rows("SELECT tree FROM branches WHERE id = ?", (parent[0],))[0][0]
         return self._new_branch(tree, event, parent)
-
-    def _held(self, event_id: bytes) -> tuple[int, int] | None:
-        found = self.graph.rows("SELECT branch, sequence FROM events WHERE event_id = ?", (event_id,))
-        return found[0] if found else None  # type: ignore[return-value]
 
     def _new_tree(self, event: Event) -> int:
         kind, id_ = event.header.about[0]
@@ -167,7 +169,8 @@ class Projection:
 
     # -- successions ---------------------------------------------------------------------------------------------------
 
-    def _note_claim(self, root: Event, body: dict[str, Value]) -> None:
+    def _note_root(self, root: Event, body: dict[str, Value]) -> None:
+        self._connection.execute("UPDATE trees SET folded = 1 WHERE root = ?", (root.event_id,))
         succession = Succession.from_body(body.get("succeeds"))
         if succession is None or succession.signature is None:
             return
@@ -178,21 +181,23 @@ class Projection:
         )
 
     def _prove_successions(self) -> None:
-        sql = (
-            "SELECT t.id, t.log_id, t.key, t.claim, e.sequence, p.log_id, p.key, p.id "
-            "FROM trees t JOIN events e ON e.event_id = t.claim_event JOIN branches b ON b.id = e.branch "
-            "JOIN trees p ON p.id = b.tree WHERE t.predecessor IS NULL AND t.claim IS NOT NULL"
-        )
-        for tree, log_id, key, claim, sequence, before_log, before_key, before in self.graph.rows(sql):
-            succession = Succession.from_body(decode(claim))
+        trees = self.graph.trees()
+        for tree in trees.values():
+            if tree.claim is None or tree.claim_event is None or tree.predecessor is not None:
+                continue
+            place = self.graph.place(tree.claim_event)
+            if place is None:
+                continue
             self._claims -= 1
-            fits = succession is not None and (succession.sequence, succession.log_id) == (sequence, before_log)
-            if succession is not None and fits and succession.proven_by(before_key, log_id, key):
-                self._connection.execute("UPDATE trees SET predecessor = ? WHERE id = ?", (before, tree))
+            before = trees[self.graph.chains().trees[place[0]]]
+            succession = Succession.from_body(decode(tree.claim))
+            fits = succession is not None and (succession.sequence, succession.log_id) == (place[1], before.log_id)
+            if succession is not None and fits and succession.proven_by(before.key, tree.log_id, tree.key):
+                self._connection.execute("UPDATE trees SET predecessor = ? WHERE id = ?", (before.id, tree.id))
                 self.graph.forget_chains()
-                self._refresh_tree(tree)
+                self._refresh_tree(tree.id)
             else:  # the event that it names is there and does not fit: it never will
-                self._connection.execute("UPDATE trees SET claim = NULL WHERE id = ?", (tree,))
+                self._connection.execute("UPDATE trees SET claim = NULL WHERE id = ?", (tree.id,))
 
     def _refresh_tree(self, tree: int) -> None:
         """Resolve again all nodes that a tree, or one that succeeds it, speaks of: what is later than what has changed."""
@@ -210,34 +215,33 @@ class Projection:
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 
-    def _write(self, placed: Sequence[Placed]) -> None:
-        self._connection.executemany(
-            "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (p.id, p.event.event_id, p.branch, p.event.header.sequence, p.event.header.type,
-                 p.event.header_bytes, p.event.body, p.unfolded)
-                for p in placed
-            ],
-        )  # fmt: skip
-        folded = [p for p in placed if p.body is not None]
-        new_nodes = self._number_nodes({node for p in folded for node in nodes_of(p.event.header.about)})
+    def _write_events(
+        self, rows: Sequence[tuple[int, int, int, int, bytes]], unfolded: Sequence[tuple[int, str, str]]
+    ) -> None:
+        self._connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?)", rows)
+        prefixes = [(int.from_bytes(row[4][:7], "big"), row[0]) for row in rows]  # schema.id_prefix, in line
+        self._connection.executemany("INSERT INTO event_ids VALUES (?, ?)", prefixes)
+        self._connection.executemany("INSERT INTO unfolded VALUES (?, ?, ?)", unfolded)
+
+    def _write_folded(self, folded: Sequence[Folded]) -> None:
+        new_nodes = self._number_nodes(_nodes(folded))
         ids = self._node_ids
         about: list[tuple[int, int]] = []
         edges: list[tuple[int, int, int, int]] = []
         executions, artifacts = ExecutionColumns(self.graph), ArtifactColumns(self.graph)
         refresh: set[int] = set()
-        for id_, branch, event, body, _ in folded:
+        for id_, branch, event, body in folded:
             header = event.header
             if header.type in (t.ARTIFACT_USED, t.ARTIFACT_PRODUCED):
                 artifact, execution = ids[header.about[0]], ids[header.about[1]]
                 edges.append((execution, artifact, int(header.type == t.ARTIFACT_PRODUCED), id_))
-                artifacts.say(artifact, body)  # type: ignore[arg-type]
+                artifacts.say(artifact, body)
                 continue
             about += [(ids[node], id_) for node in header.about]
             if header.type in ExecutionColumns.TYPES:
-                executions.say(branch, header, body, ids)  # type: ignore[arg-type]
+                executions.say(branch, header, body, ids)
             elif header.type == t.ENVIRONMENT_RECORDED:
-                artifacts.say(ids[header.about[0]], {**body, "facts": {"kind": "environment"}})  # type: ignore[dict-item]
+                artifacts.say(ids[header.about[0]], {**body, "facts": {"kind": "environment"}})
             elif header.type in (t.RETRACTED, t.UNRETRACTED):
                 refresh.update(ids[node] for node in header.about)
         self._connection.executemany("INSERT INTO about VALUES (?, ?)", about)
@@ -293,9 +297,19 @@ class Projection:
             if node[0] == "execution":
                 self._connection.execute("UPDATE edges SET said = 1 WHERE execution = ? AND said = 0", (node_id,))
                 self._connection.executemany(
-                    "UPDATE edges SET said = 0 WHERE execution = ? AND event = (SELECT id FROM events WHERE event_id = ?)",
-                    [(node_id, event_id) for event_id in unsaid],
+                    "UPDATE edges SET said = 0 WHERE execution = ? AND event = ?",
+                    [(node_id, row.id) for row in map(self.graph.event, unsaid) if row is not None],
                 )
                 ExecutionColumns.resolve(self.graph, node_id, state)
             else:
                 ArtifactColumns.resolve(self.graph, node_id, state)
+
+
+def _nodes(folded: Iterable[Folded]) -> set[Node]:
+    nodes: set[Node] = set()
+    for _, _, event, _ in folded:
+        about = event.header.about
+        nodes.update(about)
+        if event.header.type not in _WITHOUT_STAGES:
+            nodes.update(nodes_of(about))
+    return nodes

@@ -129,32 +129,44 @@ def _refuse_ext(code: int, _data: bytes) -> Value:
 def is_canonical(value: Value, depth: int = 0) -> bool:
     """Tell if `value`, as unpacked, breaks no rule that packing it again would not show (shortest forms, extra bytes)."""
     kind = type(value)
-    if kind is str:
-        return "\0" not in value
-    if kind is bytes or kind is bool or value is None:
-        return True
+    if kind is dict:
+        keys = list(value)
+        try:
+            if "\0" in "".join(keys) or keys != sorted(keys):
+                return False
+        except TypeError:  # a key that is no text
+            return False
+        items = value.values()
+    elif kind is tuple:
+        items = value
+    else:
+        return _is_canonical_scalar(value)
+    if depth >= DEPTH_MAX:
+        return False
+    for item in items:
+        kind = type(item)
+        if kind is str:
+            if "\0" in item:
+                return False
+        elif kind is dict or kind is tuple:
+            if not is_canonical(item, depth + 1):
+                return False
+        elif kind is not bytes and not _is_canonical_scalar(item):
+            return False
+    return True
+
+
+def _is_canonical_scalar(value: Value) -> bool:
+    kind = type(value)
     if kind is int:
         return bool(value <= INTEGER_MAX)
     if kind is float:
         if value != value:
             return struct.pack(">d", value) == _NAN_BITS
         return value != 0.0 or str(value) == "0.0"
-    if depth >= DEPTH_MAX:
-        return False
-    depth += 1
-    if kind is tuple:
-        for item in value:
-            if not is_canonical(item, depth):
-                return False
-        return True
-    if kind is not dict:
-        return False
-    previous = ""
-    for key, item in value.items():
-        if type(key) is not str or (key <= previous and (key or previous)) or not is_canonical(item, depth):
-            return False
-        previous = key
-    return "\0" not in "".join(value)
+    if kind is str:
+        return "\0" not in value
+    return kind in _PLAIN
 
 
 def bend(value: object, path: str = "", depth_left: int = DEPTH_MAX - 4) -> tuple[Value, dict[str, str]]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from cmf_protocol.clock import next_clock
-from cmf_protocol.encoding import INTEGER_MAX, Value, decode, is_canonical, normal, packs_to, unpack
+from cmf_protocol.encoding import INTEGER_MAX, Value, decode, is_canonical, normal, unpack
 from cmf_protocol.errors import CallerError, DecodeError, IntegrityError
 
 ENVELOPE_VERSION = 1
@@ -137,37 +137,65 @@ def head_of(event: Event) -> Head:
 
 def decode_event(header_bytes: bytes, body: bytes | None) -> Event:
     """Return the event of these bytes; raise `DecodeError` for a bad header, `IntegrityError` if the body is another's."""
-    header = decode_header(header_bytes)
-    if body is not None and sha256(body).digest() != header.body_hash:
-        raise IntegrityError(f"the body of event {header.sequence} is not the one that its header names")
-    if len(header_bytes) + len(body or b"") > EVENT_BYTES_MAX:
-        raise DecodeError(f"event {header.sequence} is larger than {EVENT_BYTES_MAX:,} bytes")
-    return Event(sha256(header_bytes).digest(), header, header_bytes, body)
+    return decode_events([(header_bytes, body)])[0]
+
+
+def decode_events(pairs: Sequence[tuple[bytes, bytes | None]]) -> list[Event]:
+    """Return the events of (header bytes, body bytes or None); raises like `decode_event`. Chaining is not checked."""
+    new = tuple.__new__  # a NamedTuple's own constructor costs three times as much
+    events = []
+    for header, (header_bytes, body) in zip(decode_headers([pair[0] for pair in pairs]), pairs, strict=True):
+        size = len(header_bytes)
+        if body is not None:
+            size += len(body)
+            if sha256(body).digest() != header[9]:
+                raise IntegrityError(f"the body of event {header.sequence} is not the one that its header names")
+        if size > EVENT_BYTES_MAX:
+            raise DecodeError(f"event {header.sequence} is larger than {EVENT_BYTES_MAX:,} bytes")
+        events.append(new(Event, (sha256(header_bytes).digest(), header, header_bytes, body)))
+    return events
 
 
 def decode_header(data: bytes) -> Header:
     """Return the header of these bytes; raise `DecodeError` if they break section 2."""
-    fields = unpack(data)
-    if type(fields) is not tuple or len(fields) < _HEADER_LENGTH or not packs_to(fields, data):
-        raise DecodeError("a header is a canonical array of ten or more elements")
-    header = Header._make(fields[:_HEADER_LENGTH])
-    if not (_fields_hold(header) and _about_holds(header.about)):
-        raise DecodeError("a header breaks the format")
-    if len(fields) > _HEADER_LENGTH and not is_canonical(fields):
-        raise DecodeError("the further elements of a header are not canonical")
-    return header
+    return decode_headers([data])[0]
+
+
+def decode_headers(datas: Sequence[bytes]) -> list[Header]:
+    """Return the headers of these bytes; raise `DecodeError` if any breaks section 2.
+
+    They are packed again together, which costs half of packing each: what is not canonical shows as a difference.
+    """
+    found = [unpack(data) for data in datas]
+    pack = msgpack.Packer(autoreset=False)
+    new = tuple.__new__
+    headers = []
+    for fields in found:
+        if type(fields) is not tuple or len(fields) < _HEADER_LENGTH:
+            raise DecodeError("a header is an array of ten or more elements")
+        pack.pack(fields)
+        header: Header = new(Header, fields[:_HEADER_LENGTH])
+        if not (_fields_hold(header) and _about_holds(header[8])):
+            raise DecodeError("a header breaks the format")
+        if len(fields) > _HEADER_LENGTH and not is_canonical(fields):
+            raise DecodeError("the further elements of a header are not canonical")
+        headers.append(header)
+    if pack.bytes() != b"".join(datas):
+        raise DecodeError("a header is not canonical")
+    return headers
 
 
 def _fields_hold(header: Header) -> bool:
     version, kind, type_version, log_id, sequence, previous, clock, wall_us, _, body_hash = header
-    for number in (version, type_version, sequence, clock, wall_us):
-        if type(number) is not int or number > INTEGER_MAX:
-            return False
+    if not (type(version) is type(type_version) is type(sequence) is type(clock) is type(wall_us) is int):
+        return False
     if version < 1 or type_version < 1 or sequence < 1 or clock < 0:
+        return False
+    if max(version, type_version, sequence, clock, wall_us) > INTEGER_MAX:
         return False
     if type(kind) is not str or not 1 <= len(kind) <= TYPE_CHARS_MAX or "\0" in kind:
         return False
-    if not _is_bin(log_id, 16) or not _is_bin(body_hash, 32):
+    if not (type(log_id) is type(body_hash) is bytes and len(log_id) == 16 and len(body_hash) == 32):
         return False
     return previous is None if sequence == 1 else _is_bin(previous, 32)
 

@@ -15,7 +15,7 @@ import zstandard
 
 from cmf_protocol.encoding import packs_to, unpack
 from cmf_protocol.errors import DecodeError, IntegrityError
-from cmf_protocol.events import Event, decode_event
+from cmf_protocol.events import Event, decode_events
 from cmf_protocol.signing import KEY_BYTES, SEGMENT_TAG, SIGNATURE_BYTES, Signer, verifies
 
 SEGMENT_VERSION = 1
@@ -114,17 +114,15 @@ def decode_segment(data: bytes) -> Segment:
     """Return the segment of these bytes; raise `DecodeError` or `IntegrityError` for any others."""
     statement, signature, pairs = unpack_segment(data)
     total = 0
-    events = []
     for pair in pairs:
         if type(pair) is not tuple or len(pair) != 2 or type(pair[0]) is not bytes:
             raise DecodeError("a segment's event is header bytes and body bytes")
         if pair[1] is not None and type(pair[1]) is not bytes:
             raise DecodeError("a segment's event is header bytes and body bytes")
-        event = decode_event(pair[0], pair[1])
-        events.append(event)
-        total += event.size
+        total += len(pair[0]) + len(pair[1] or b"")
     if total > SEGMENT_BYTES_MAX:
         raise DecodeError(f"a segment holds at most {SEGMENT_BYTES_MAX:,} bytes of events")
+    events = decode_events(pairs)
     _check_chain(statement, events)
     return Segment(statement, signature, tuple(events), data)
 

@@ -1,0 +1,134 @@
+"""Which hub this site has joined: the join file, checked, and kept as `.cmf/hub.json` (protocol/README.md, section 10).
+
+Rules
+- It holds a login: mode 0600, written whole or not at all.
+- A site belongs to one hub; another one is taken only when the caller says so.
+- The token serves once: it is forgotten when the hub has answered.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from cmf_agent.home import Home
+from cmf_agent.private_files import write_private
+from cmf_agent.settings import load_settings
+from cmf_graph.database import store_errors
+from cmf_protocol.errors import CallerError
+
+JOIN_VERSION = 1
+_HINT = "use the file that `cmf-hub site add NAME -o FILE` made"
+_SITE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+#: An nkey seed of a user, base 32.
+_LOGIN = re.compile(r"SU[A-Z2-7]{56}")
+_HUB_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class HubFile(NamedTuple):
+    """The hub's address and id, this site's name and NATS login there, the token until it was used, the hub's CA."""
+
+    path: Path
+    site: str
+    url: str
+    hub_id: bytes
+    login: str
+    token: str | None
+    ca: str | None
+
+    def save(self) -> None:
+        """Write the file, readable by its owner only."""
+        content = {
+            "version": JOIN_VERSION,
+            "site": self.site,
+            "url": self.url,
+            "hub_id": self.hub_id.hex(),
+            "login": self.login,
+            "token": self.token,
+            "ca": self.ca,
+        }
+        write_private(self.path, json.dumps(content, indent=2).encode() + b"\n")
+
+    def forget_token(self) -> None:
+        """Drop the token, now that the hub knows this site's key."""
+        kept = _read(self.path, self.path)
+        if kept.token is not None:
+            kept._replace(token=None).save()  # the address here may be a flag's
+
+
+def load_hub(home: Home) -> HubFile | None:
+    """Return the hub that `home` has joined, None if it has joined none."""
+    return _read(home.hub_path, home.hub_path) if home.hub_path.exists() else None
+
+
+def hub_in_force(home: Home, *, url: str | None = None) -> HubFile:
+    """Return the hub that `home` has joined, at the address in force; `url` is what a flag said.
+
+    Raises `CallerError` if it has joined none.
+    """
+    hub = load_hub(home)
+    if hub is None:
+        raise CallerError(
+            "this site has not joined a hub", "run `cmf-agent join FILE` with the file that the hub's operator made"
+        )
+    configured = load_settings(home.config_path, hub_url=url).hub_url
+    return hub._replace(url=configured) if configured else hub
+
+
+def join(home: Home, join_file: Path, *, url: str | None = None, replaces: bool = False) -> HubFile:
+    """Take `join_file` as the hub of `home`; `url` overrides its address.
+
+    Raises `CallerError` if it is not a join file, and if `home` has joined as another site or another hub's, unless
+    `replaces`.
+    """
+    hub = _read(join_file, home.hub_path)
+    before = load_hub(home)
+    if before is not None and (before.site, before.hub_id) != (hub.site, hub.hub_id) and not replaces:
+        raise CallerError(
+            f"this site has joined {before.url} as {before.site}; {join_file} is for {hub.site} at {hub.url}",
+            "if it shall leave that hub for this one, say --replace",
+        )
+    if url is not None:
+        hub = hub._replace(url=url)
+    hub.save()
+    return hub
+
+
+def _read(path: Path, kept_at: Path) -> HubFile:
+    with store_errors(path):
+        content = path.read_bytes()
+    try:
+        fields = json.loads(content)
+    except ValueError as error:
+        raise CallerError(f"{path} is not a join file: it is not JSON", _HINT) from error
+    if not isinstance(fields, dict):
+        raise CallerError(f"{path} is not a join file", _HINT)
+    version = fields.get("version")
+    if version != JOIN_VERSION:
+        raise CallerError(
+            f"{path} is not a join file of version {JOIN_VERSION}: its version is {version!r}",
+            _HINT if version is None else "install a release of cmf-sync that is as new as the hub's",
+        )
+    return HubFile(
+        path=kept_at,
+        site=_text(path, fields, "site", _SITE),
+        url=_text(path, fields, "url", re.compile(r"\S+")),
+        hub_id=bytes.fromhex(_text(path, fields, "hub_id", _HUB_ID)),
+        login=_text(path, fields, "login", _LOGIN),
+        token=_optional(path, fields, "token"),
+        ca=_optional(path, fields, "ca"),
+    )
+
+
+def _text(path: Path, fields: dict[str, object], key: str, form: re.Pattern[str]) -> str:
+    value = fields.get(key)
+    if not isinstance(value, str) or not form.fullmatch(value):
+        raise CallerError(f"{path} is not a join file: its {key!r} is missing or wrong", _HINT)
+    return value
+
+
+def _optional(path: Path, fields: dict[str, object], key: str) -> str | None:
+    value = fields.get(key)
+    if value is not None and not isinstance(value, str):
+        raise CallerError(f"{path} is not a join file: its {key!r} is wrong", _HINT)
+    return value

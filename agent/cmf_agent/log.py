@@ -1,0 +1,301 @@
+"""The append-only log: gives events their place in the chain and makes them durable.
+
+Rules
+- When `append` returns, its events survive a crash of the machine; when it raises, none of them was recorded.
+- Whoever appends queues on the lock file first. Within a process, threads that wait are served together, in one
+  commit, by the first of them (group commit); each gets its own events, or its own error.
+- The head is remembered. Should another process have appended meanwhile, the next place in the table is taken:
+  the insert says so, and only then is the head read again. Asking each time would cost more than all of that.
+- After any failure the connection is thrown away and the next append opens a new one.
+- The wall clock is read here and nowhere else in the agent (`now_us`).
+"""
+
+import gc
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from os import urandom
+from pathlib import Path
+from time import time_ns
+
+from cmf_agent.forking import renew_after_fork
+from cmf_agent.locking import QueueLock
+from cmf_agent.schema import SEQUENCE_BITS, open_database
+from cmf_graph.database import Connection, store_errors
+from cmf_protocol.errors import CallerError, CmfError, StoreError
+from cmf_protocol.events import SALT_BYTES, Draft, Event, Head, decode_header, head_of, make_events
+
+#: From this many events on, the cyclic garbage collector rests while they are made: they hold no cycles.
+_BULK_FROM = 1_000
+
+_new_tuple = tuple.__new__  # a NamedTuple's own constructor takes three times as long
+
+_INSERT = "INSERT INTO events (position, event_id, header, body) VALUES (?, ?, ?, ?)"
+_NEWEST_LOG = "SELECT id, log_id FROM logs ORDER BY id DESC LIMIT 1"
+_HEAD = (
+    "SELECT position, event_id, header FROM events WHERE position BETWEEN ? << 40 AND (? + 1 << 40) - 1 "
+    "ORDER BY position DESC LIMIT 1"
+)
+
+
+def now_us() -> int:
+    """Return the wall time, µs UTC."""
+    return time_ns() // 1000
+
+
+class _Waiter:
+    """What one call of `append` waits for."""
+
+    __slots__ = ("done", "drafts", "error", "events")
+
+    def __init__(self, drafts: Sequence[Draft]) -> None:
+        self.drafts = drafts
+        self.events: list[Event] = []
+        self.error: BaseException | None = None
+        self.done = False
+
+
+class Log:
+    """The log in the database at `path`, which `home.init_home` made; opened when first used, closed by `close`.
+
+    Any number of threads and processes may append; a forked child opens its own connection.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = QueueLock(path.with_suffix(".lock"))
+        self._turn = threading.Lock()
+        self._waiting: deque[_Waiter] = deque()
+        self._connection: Connection | None = None
+        self._inherited: list[Connection] = []
+        self._base = 0
+        self._head: Head | None = None
+        renew_after_fork(self)
+
+    def append(self, drafts: Sequence[Draft]) -> list[Event]:
+        """Record `drafts`, all or none, and return their events, durable.
+
+        Raises `StoreError` if the disk or the database refuses, `CallerError` for a draft that can't be an event.
+        """
+        if len(drafts) == 1 and not self._turn.locked():
+            with self._turn:
+                events = self._append_one(drafts)
+            if events is not None:
+                return events
+        waiter = _Waiter(drafts)
+        self._waiting.append(waiter)
+        with self._turn:
+            if not waiter.done:
+                self._serve()
+        if waiter.error is not None:
+            raise waiter.error
+        return waiter.events
+
+    def head(self) -> Head:
+        """Return the newest event of the log that is appended to, as the database has it now."""
+        with self._usable() as connection:
+            self._base, head = read_head(connection, self.path)
+        return head
+
+    def holds_environment(self, content_id: str) -> bool:
+        """Tell if this log has recorded the environment with that content id."""
+        with self._usable() as connection:
+            found = connection.execute(
+                "SELECT 1 FROM environments WHERE log = (SELECT max(id) FROM logs) AND content_id = ?", (content_id,)
+            )
+            return found.fetchone() is not None
+
+    def remember_environment(self, content_id: str) -> None:
+        """Note that this log has recorded that environment; if this gets lost, it is recorded once more."""
+        with self._usable() as connection, self._lock:
+            connection.execute("INSERT OR IGNORE INTO environments SELECT max(id), ? FROM logs", (content_id,))
+
+    def close(self) -> None:
+        """Close the database; appending again opens it anew."""
+        with self._turn:
+            self._drop_connection()
+            self._lock.close()
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def after_fork(self) -> None:
+        """Start afresh in a forked child; SQLite forbids using, and even closing, what the parent opened."""
+        self._turn = threading.Lock()
+        self._waiting = deque()
+        if self._connection is not None:
+            self._inherited.append(self._connection)
+        self._connection = None
+        self._head = None
+
+    # -- one commit ------------------------------------------------------------------------------------------------
+
+    def _append_one(self, drafts: Sequence[Draft]) -> list[Event] | None:
+        """Record a single draft after the remembered head; return None, nothing recorded, if that is not how it stands.
+
+        This is the way of nearly every event; each microsecond here was measured.
+        """
+        connection, head = self._connection, self._head
+        if connection is None or head is None:
+            return None
+        try:
+            with self._lock:
+                events = make_events(head, drafts, urandom(SALT_BYTES), time_ns() // 1000)
+                event_id, header, header_bytes, body = events[0]
+                sequence = header[4]
+                connection.execute(_INSERT, (self._base + sequence, event_id, header_bytes, body))
+                self._head = _new_tuple(Head, (header[3], sequence, event_id, header[6]))
+                return events
+        except CallerError:
+            raise
+        except connection.IntegrityError:  # another process has appended
+            return None
+        except Exception:
+            self._drop_connection()
+            with store_errors(self.path):
+                raise
+        except BaseException:  # Ctrl-C
+            self._drop_connection()
+            self._lock.close()
+            raise
+
+    def _serve(self) -> None:
+        """Commit what all threads wait for, and give each its result."""
+        batch = []
+        while self._waiting:
+            batch.append(self._waiting.popleft())
+        try:
+            with self._lock:
+                self._commit_many(self._connection or self._open(), batch)
+        except Exception:  # noqa: BLE001 - every waiter gets it, and raises it
+            self._fail(batch)
+        except BaseException:  # Ctrl-C: this caller's own; the others were not recorded
+            self._drop_connection()
+            self._lock.close()
+            _give_error(batch, StoreError("the append was interrupted", "append again"))
+            raise
+        for waiter in batch:
+            waiter.done = True
+
+    def _commit_many(self, connection: Connection, batch: list[_Waiter]) -> None:
+        connection.execute("BEGIN IMMEDIATE")  # ended, should anything fail, by closing the connection
+        self._base, head = read_head(connection, self.path)
+        for waiter in batch:
+            head = self._insert(connection, head, waiter)
+        connection.execute("COMMIT")
+        self._head = head
+
+    def _insert(self, connection: Connection, head: Head, waiter: _Waiter) -> Head:
+        """Insert one caller's events and return the new head; a draft that can't be an event is its caller's error."""
+        try:
+            with _without_gc(len(waiter.drafts) >= _BULK_FROM):
+                waiter.events = made = make_events(
+                    head, waiter.drafts, urandom(SALT_BYTES * len(waiter.drafts)), now_us()
+                )
+        except CallerError as error:
+            waiter.error = error
+            return head
+        first = self._base + head.sequence + 1
+        connection.executemany(_INSERT, ((first + at, e[0], e[2], e[3]) for at, e in enumerate(made)))
+        return head_of(made[-1]) if made else head
+
+    def _fail(self, batch: list[_Waiter]) -> None:
+        """Turn the error being handled into ours, for every caller of the batch."""
+        self._drop_connection()
+        try:
+            with store_errors(self.path):
+                raise  # noqa: PLE0704 - called from an except block only
+        except CmfError as error:
+            _give_error(batch, error)
+
+    # -- the connection --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _usable(self) -> Iterator[Connection]:
+        """Lend the connection for a question; errors become ours."""
+        with self._turn, store_errors(self.path):
+            yield self._connection or self._open()
+
+    def _open(self) -> Connection:
+        self._head = None
+        self._connection = open_database(self.path)
+        return self._connection
+
+    def _drop_connection(self) -> None:
+        connection, self._connection, self._head = self._connection, None, None
+        if connection is not None:
+            connection.close()
+
+
+def _give_error(batch: list[_Waiter], error: CmfError) -> None:
+    for waiter in batch:
+        waiter.events = []
+        waiter.error = error
+        waiter.done = True
+
+
+@contextmanager
+def _without_gc(applies: bool) -> Iterator[None]:
+    applies = applies and gc.isenabled()
+    if applies:
+        gc.disable()
+    try:
+        yield
+    finally:
+        if applies:
+            gc.enable()
+
+
+def read_head(connection: Connection, path: Path) -> tuple[int, Head]:
+    """Return the position before its first event, and the head, of the log that is appended to."""
+    row = connection.execute(_NEWEST_LOG).fetchone()
+    if row is None:
+        raise StoreError(f"{path} holds no log", "run `cmf-agent init` to finish making it")
+    number, log_id = row
+    newest = connection.execute(_HEAD, (number, number)).fetchone()
+    base = number << SEQUENCE_BITS
+    if newest is None:
+        return base, Head(log_id, 0, None, None)
+    return base, Head(log_id, newest[0] - base, newest[1], decode_header(newest[2]).clock)
+
+
+# -- one log for all runs of a process -----------------------------------------------------------------------------
+
+
+class _Lent:
+    """The logs in use in this process, each with the number of its users."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.logs: dict[Path, tuple[Log, int]] = {}
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """The child's users are the parent's, copied; the lock may have been held."""
+        self.lock = threading.Lock()
+
+
+_lent = _Lent()
+
+
+@contextmanager
+def shared_log(path: Path) -> Iterator[Log]:
+    """Lend the process's one `Log` for `path`, so that all its threads commit together; the last user closes it."""
+    with _lent.lock:
+        log, users = _lent.logs.get(path) or (Log(path), 0)
+        _lent.logs[path] = log, users + 1
+    try:
+        yield log
+    finally:
+        with _lent.lock:
+            users = _lent.logs[path][1] - 1
+            if users:
+                _lent.logs[path] = log, users
+            else:
+                del _lent.logs[path]
+        if not users:
+            log.close()

@@ -1,0 +1,27 @@
+"""Writes files that only their owner may read, whole or not at all."""
+
+import os
+from pathlib import Path
+
+from cmf_graph.database import store_errors
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Put `content` at `path` with mode 0600, in place of what was there; a crash leaves the old or the new file."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with store_errors(path):
+        try:
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,116 @@
+"""What people say about what is recorded: tags, notes, retractions. Each appends one event and returns it.
+
+Rules
+- Nothing is taken away: a removal or a retraction is an event too.
+- These raise when nothing could be recorded: whoever calls them waits for the answer.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from cmf_agent.home import Home
+from cmf_agent.log import Log
+from cmf_agent.naming import describe_node
+from cmf_agent.reading import LogReader
+from cmf_agent.refs import events_about
+from cmf_agent.runs import checked_text, description
+from cmf_protocol.errors import CallerError
+from cmf_protocol.events import Draft, Event, Node, decode_body
+from cmf_protocol.types import (
+    RETRACTED,
+    TAG_ADDED,
+    TAG_REMOVED,
+    UNRETRACTED,
+    checked_name,
+    note_added,
+    retracted,
+    tag_added,
+    tag_removed,
+    unretracted,
+)
+
+_NO_STATEMENTS = "only statements can be retracted, not the opening of a log or a retraction (unretract that)"
+
+
+def describe_here(home: Home, pipeline: str, stage: str | None, properties: Mapping[str, object]) -> Event:
+    """Record properties of a pipeline, or of a stage if one is named."""
+    if not properties:
+        raise CallerError("nothing was said of it", "give properties as KEY=VALUE")
+    return _append(home, description(pipeline, stage, properties))
+
+
+def tag(home: Home, node: Node, name: str) -> Event:
+    """Put a tag on a node."""
+    return _append(home, tag_added(node, name))
+
+
+def untag(home: Home, node: Node, name: str) -> Event:
+    """Take a tag off a node, as far as this site has seen it put there; raise `CallerError` if it has not."""
+    name = checked_name(name, "tag")
+    adds: dict[bytes, None] = {}
+    for stored in events_about(home, node, (TAG_ADDED, TAG_REMOVED)):
+        body = decode_body(stored.body or b"")
+        if body.get("tag") != name:
+            continue
+        if stored.header.type == TAG_ADDED:
+            adds[stored.event_id] = None
+        else:
+            _drop(adds, body.get("adds", ()))
+    if not adds:
+        raise CallerError(f"{describe_node(node)} has no tag {name!r} here", "see `cmf-agent log` for what was tagged")
+    return _append(home, tag_removed(node, name, list(adds)))
+
+
+def note(home: Home, node: Node, text: str) -> Event:
+    """Put a note on a node."""
+    return _append(home, note_added(node, checked_text(text, "note")))
+
+
+def retract(home: Home, target: Node | Event, reason: str) -> Event:
+    """Say that an event does not hold; of a node, dispute it."""
+    reason = checked_text(reason, "reason")
+    if not isinstance(target, Event):
+        return _append(home, retracted((target,), reason))
+    if target.header.type == "log.opened" or target.header.type.startswith("record."):
+        raise CallerError(f"a {target.header.type} event can't be retracted", _NO_STATEMENTS)
+    return _append(home, retracted(target.header.about, reason, event=target.event_id))
+
+
+def unretract(home: Home, target: Node | Event, reason: str | None = None) -> list[Event]:
+    """Withdraw a retraction, or all of this site's that still stand against an event or a node."""
+    said = None if reason is None else checked_text(reason, "reason")
+    standing = _standing_retractions(home, target)
+    if not standing:
+        raise CallerError("no retraction of it stands here", "see `cmf-agent log` for what was retracted")
+    drafts = [unretracted(event.header.about, event.event_id, reason=said) for event in standing]
+    with Log(home.log_path) as log:
+        return log.append(drafts)
+
+
+def _standing_retractions(home: Home, target: Node | Event) -> list[Event]:
+    standing: dict[bytes, Event] = {}
+    with LogReader(home.log_path) as reader:
+        for stored in reader.all_events():
+            type_ = stored.header.type
+            if type_ == UNRETRACTED:
+                _drop(standing, (decode_body(stored.body or b"").get("retraction"),))
+            elif type_ == RETRACTED and _is_against(stored.decoded(), target):
+                standing[stored.event_id] = stored.decoded()
+    return list(standing.values())
+
+
+def _is_against(retraction: Event, target: Node | Event) -> bool:
+    event = decode_body(retraction.body or b"").get("event")
+    if isinstance(target, Event):
+        return target.event_id in (retraction.event_id, event)
+    return event is None and retraction.header.about == (target,)
+
+
+def _drop(found: dict[bytes, object] | dict[bytes, None] | dict[bytes, Event], ids: Iterable[object]) -> None:
+    for id_ in ids:
+        if isinstance(id_, bytes):
+            found.pop(id_, None)
+
+
+def _append(home: Home, draft: Draft) -> Event:
+    with Log(home.log_path) as log:
+        return log.append([draft])[0]

@@ -1,0 +1,110 @@
+"""The agent's configuration: flag > environment > `.cmf/config.toml` > the user's file.
+
+Rules
+- A file that can't be read or says something impossible is a `CallerError` that names it and the line to mend.
+- Keys that this version does not know are left alone.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cmf_protocol.errors import CallerError
+
+TEMPLATE = """\
+# What this site's agent does. A flag goes before an environment variable, that before this file,
+# and this file before the user's own (~/.config/cmf-sync/config.toml).
+
+# team = "vision"            # CMF_TEAM: recorded with every run
+# actor = "maria"            # CMF_ACTOR: who is responsible; the login name is recorded anyway
+
+[hub]
+# url = "nats://hub.example.org:4222"   # CMF_HUB: instead of the address in the join file
+
+[capture]
+# diff = false               # CMF_CAPTURE_DIFF: also record the text of uncommitted changes
+# env = ["CUDA_VISIBLE_DEVICES"]        # CMF_CAPTURE_ENV: environment variables to record, no others are
+"""
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off", ""}
+
+
+class Settings(NamedTuple):
+    """What is configured; None or empty where nothing is."""
+
+    team: str | None = None
+    actor: str | None = None
+    hub_url: str | None = None
+    capture_diff: bool = False
+    capture_env: tuple[str, ...] = ()
+
+
+def user_config_path(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
+    """Return the path of the user's file, in the platform's folder for configuration."""
+    named = environment.get("XDG_CONFIG_HOME")
+    if named:
+        return Path(named) / "cmf-sync" / "config.toml"
+    folder = Path(environment.get("HOME") or "~").expanduser()
+    middle = Path("Library") / "Application Support" if platform == "darwin" else Path(".config")
+    return folder / middle / "cmf-sync" / "config.toml"
+
+
+def load_settings(
+    project: Path | None, environment: Mapping[str, str] = os.environ, *, hub_url: str | None = None
+) -> Settings:
+    """Return what is in force for the configuration file `project`; `hub_url` is what a flag said."""
+    files = [path for path in (project, user_config_path(environment)) if path is not None]
+    tables = [(path, _read(path)) for path in files]
+    env = environment.get("CMF_CAPTURE_ENV")
+    diff = environment.get("CMF_CAPTURE_DIFF")
+    return Settings(
+        team=environment.get("CMF_TEAM") or _lookup(tables, "team", str),
+        actor=environment.get("CMF_ACTOR") or _lookup(tables, "actor", str),
+        hub_url=hub_url or environment.get("CMF_HUB") or _lookup(tables, "hub.url", str),
+        capture_diff=bool(_lookup(tables, "capture.diff", bool)) if diff is None else _flag(diff),
+        capture_env=_names(_lookup(tables, "capture.env", list) if env is None else env.split(",")),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise CallerError(f"{path} can't be read: {error.strerror}", "let this user read it, or remove it") from error
+    if not any(line.strip()[:1] not in (b"", b"#", b"[") for line in content.splitlines()):
+        return {}
+    import tomllib
+
+    try:
+        return tomllib.loads(content.decode())
+    except ValueError as error:  # tomllib.TOMLDecodeError and UnicodeDecodeError both are
+        raise CallerError(f"{path} is not valid TOML: {error}", "mend that line") from error
+
+
+def _lookup(tables: list[tuple[Path, dict[str, Any]]], key: str, kind: type) -> Any:
+    """Return the value of the dotted `key` in the first file that has it, None if none has."""
+    for path, table in tables:
+        value: Any = table
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None:
+            if not isinstance(value, kind):
+                raise CallerError(f"{key} in {path} is {value!r}, not a {kind.__name__}", "mend that line")
+            return value
+    return None
+
+
+def _names(values: list[Any] | None) -> tuple[str, ...]:
+    return tuple(name for name in (str(value).strip() for value in values or []) if name)
+
+
+def _flag(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in _TRUE | _FALSE:
+        raise CallerError(f"CMF_CAPTURE_DIFF is {text!r}", "set it to true or false")
+    return word in _TRUE

@@ -1,0 +1,4 @@
+"""The version of this release, as it is recorded and shown."""
+
+VERSION = "0.1.0"
+AGENT = f"cmf-sync/{VERSION}"
