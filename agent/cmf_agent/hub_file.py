@@ -9,7 +9,6 @@ Rules
 import json
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 from cmf_agent.home import Home
 from cmf_agent.private_files import write_private
@@ -25,16 +24,19 @@ _LOGIN = re.compile(r"SU[A-Z2-7]{56}")
 _HUB_ID = re.compile(r"[0-9a-f]{32}")
 
 
-class HubFile(NamedTuple):
+class HubFile:
     """The hub's address and id, this site's name and NATS login there, the token until it was used, the hub's CA."""
 
-    path: Path
-    site: str
-    url: str
-    hub_id: bytes
-    login: str
-    token: str | None
-    ca: str | None
+    def __init__(
+        self, path: Path, *, site: str, url: str, hub_id: bytes, login: str, token: str | None, ca: str | None
+    ) -> None:
+        self.path = path
+        self.site = site
+        self.url = url
+        self.hub_id = hub_id
+        self.login = login
+        self.token = token
+        self.ca = ca
 
     def save(self) -> None:
         """Write the file, readable by its owner only."""
@@ -50,10 +52,12 @@ class HubFile(NamedTuple):
         write_private(self.path, json.dumps(content, indent=2).encode() + b"\n")
 
     def forget_token(self) -> None:
-        """Drop the token, now that the hub knows this site's key."""
-        kept = _read(self.path, self.path)
+        """Drop the token, here and in the file, now that the hub knows this site's key."""
+        self.token = None
+        kept = _read(self.path, self.path)  # the address here may be a flag's
         if kept.token is not None:
-            kept._replace(token=None).save()  # the address here may be a flag's
+            kept.token = None
+            kept.save()
 
 
 def load_hub(home: Home) -> HubFile | None:
@@ -72,7 +76,8 @@ def hub_in_force(home: Home, *, url: str | None = None) -> HubFile:
             "this site has not joined a hub", "run `cmf-agent join FILE` with the file that the hub's operator made"
         )
     configured = load_settings(home.config_path, hub_url=url).hub_url
-    return hub._replace(url=configured) if configured else hub
+    hub.url = configured or hub.url
+    return hub
 
 
 def join(home: Home, join_file: Path, *, url: str | None = None, replaces: bool = False) -> HubFile:
@@ -88,8 +93,7 @@ def join(home: Home, join_file: Path, *, url: str | None = None, replaces: bool 
             f"this site has joined {before.url} as {before.site}; {join_file} is for {hub.site} at {hub.url}",
             "if it shall leave that hub for this one, say --replace",
         )
-    if url is not None:
-        hub = hub._replace(url=url)
+    hub.url = url or hub.url
     hub.save()
     return hub
 
@@ -110,7 +114,7 @@ def _read(path: Path, kept_at: Path) -> HubFile:
             _HINT if version is None else "install a release of cmf-sync that is as new as the hub's",
         )
     return HubFile(
-        path=kept_at,
+        kept_at,
         site=_text(path, fields, "site", _SITE),
         url=_text(path, fields, "url", re.compile(r"\S+")),
         hub_id=bytes.fromhex(_text(path, fields, "hub_id", _HUB_ID)),

@@ -9,7 +9,7 @@ Rules
 import operator
 import threading
 from collections.abc import Callable
-from typing import SupportsFloat, SupportsIndex
+from typing import Any, SupportsFloat, SupportsIndex
 
 from cmf_agent.forking import renew_after_fork
 from cmf_agent.log import now_us
@@ -117,20 +117,24 @@ def _drafted(execution: bytes, blocks: dict[tuple[str, str], _Columns], last: di
     return note_lossy(draft, lossy | bent)
 
 
-def as_number(name: str, value: object) -> int | float:
+def as_number(name: str, value: Any) -> int | float:
     """Return a metric's value as an integer or float; an integer outside 64 bits becomes a float.
 
     Takes whatever converts itself, such as numpy's and torch's scalars. Raises `CallerError` for anything else.
     """
-    if isinstance(value, SupportsIndex):
-        number = operator.index(value)
-        return number if INTEGER_MIN <= number <= INTEGER_MAX else _as_float(number)
-    if isinstance(value, SupportsFloat):
+    if hasattr(value, "__index__"):  # isinstance with a protocol takes 15 µs
         try:
-            return float(value)
-        except (TypeError, ValueError, RuntimeError) as error:  # an array of many, a tensor of many
-            raise CallerError(f"the metric {name!r} is not one number: {error}", "give a single number") from error
-    raise CallerError(f"the metric {name!r} is {value!r}, not a number", "give an integer or a float")
+            number = operator.index(value)
+        except TypeError:  # an array of floats has the method too
+            pass
+        else:
+            return number if INTEGER_MIN <= number <= INTEGER_MAX else _as_float(number)
+    if not hasattr(value, "__float__"):
+        raise CallerError(f"the metric {name!r} is {value!r}, not a number", "give an integer or a float")
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # an array of many, a tensor of many
+        raise CallerError(f"the metric {name!r} is not one number: {error}", "give a single number") from error
 
 
 def _as_float(number: int) -> float:

@@ -5,9 +5,9 @@ from typing import Any
 from cmf_graph.graph import EventRow
 from cmf_graph.groups import group_items
 from cmf_graph.items import Item, artifact_items, execution_items, metric_steps, remarks
-from cmf_graph.reading import Reading, id_list
+from cmf_graph.reading import Reading, id_list, type_is
 from cmf_graph.refs import node_text
-from cmf_graph.schema import KIND_CODES
+from cmf_graph.schema import KIND_CODES, unpack_event
 from cmf_graph.summaries import execution_summaries, in_order
 from cmf_graph.times import rfc3339
 from cmf_protocol import types as t
@@ -28,7 +28,6 @@ def show_node(node_id: int, reading: Reading) -> Item:
     if kind == "execution":
         shown |= execution_items([node_id], reading)[0]
         shown["metric_steps"] = metric_steps(state, reading)
-        shown["params_stated"] = len([key for space, key in state.values if space == "params"])
     elif kind == "artifact":
         shown |= artifact_items([node_id], reading)[0] | _users(node_id, state, reading)
     elif kind in ("pipeline", "stage"):
@@ -79,11 +78,12 @@ def _bounded(executions: list[int], reading: Reading) -> Item:
 
 def _ran_in(node_id: int, reading: Reading) -> list[int]:
     sql = (
-        "SELECT e.header FROM about a JOIN events e ON e.id = a.event "
-        f"WHERE a.node = ? AND e.type IN ('{t.EXECUTION_STARTED}', '{t.EXECUTION_UPDATED}')"
+        "SELECT e.header_size, e.data FROM about a JOIN events e ON e.id = a.event "
+        f"WHERE a.node = ? AND {type_is(t.EXECUTION_STARTED, t.EXECUTION_UPDATED)}"
     )
     found = set()
-    for (header,) in reading.graph.rows(sql, (node_id,)):
+    for header_size, data in reading.graph.rows(sql, (node_id,)):
+        _, header, _ = unpack_event(header_size, data)
         found |= {node for node in trusted_header(header).about if node[0] == "execution"}
     numbers = (reading.graph.node_id(node) for node in found)
     return [number for number in numbers if number is not None]
@@ -111,7 +111,7 @@ def show_event(event_id: bytes, reading: Reading) -> Item:
         "about": [[kind, _about_text((kind, id_))] for kind, id_ in header.about],
         "body": _body(row),
         "retracted": _is_retracted(row, reading),
-        "unfolded": row.unfolded,
+        "unfolded": reading.unfolded(row.id),
     }
 
 
@@ -134,7 +134,9 @@ def _body(row: EventRow) -> Any:
 def _is_retracted(row: EventRow, reading: Reading) -> bool:
     """Tell if its own chain took it back: then it counts as not said."""
     kind = row.header.about[0][0]
-    node_id = reading.graph.node_id(row.header.about[0]) if row.unfolded is None and kind in KIND_CODES else None
+    node_id = (
+        reading.graph.node_id(row.header.about[0]) if kind in KIND_CODES and not reading.unfolded(row.id) else None
+    )
     if node_id is None:
         return False
     _, unsaid = retractions(reading.graph.statements(node_id), reading.chains)

@@ -132,7 +132,7 @@ def execution_items(node_ids: Iterable[int], reading: Reading) -> list[Item]:
     artifacts = reading.artifacts(content_ids)
     names = reading.names(node_id for node_id, _ in artifacts.values())
     labels = {
-        content_id: (names.get(node_id, [None])[0], kind or ARTIFACT_KIND_DEFAULT)
+        content_id: (next(iter(names.get(node_id, ())), None), kind or ARTIFACT_KIND_DEFAULT)
         for content_id, (node_id, kind) in artifacts.items()
     }
     return [_execution_item(state, labels, reading) for state in states.values()]
@@ -174,10 +174,11 @@ def _usages(state: NodeState, type_: str, labels: Mapping[str, tuple[str | None,
             own = named.setdefault(reading.aliases.content_id(s.about[0][1]), set())
             if "name" in s.body:
                 own.add(s.body["name"])
-    found = []
-    for content_id, names in named.items():
+    found: list[Item] = []
+    for content_id, own in named.items():
         label, kind = labels.get(content_id, (None, ARTIFACT_KIND_DEFAULT))
-        found += [{"content_id": content_id, "name": name, "kind": kind} for name in sorted(names) or [label]]
+        names: list[str | None] = [*sorted(own)] or [label]
+        found += [{"content_id": content_id, "name": name, "kind": kind} for name in names]
     return sorted(found, key=lambda usage: (usage["name"] or "", usage["content_id"]))
 
 

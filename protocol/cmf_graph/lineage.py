@@ -1,7 +1,8 @@
 """The closure of some nodes over usage edges: what they came from, what came of them.
 
-Theory of operation: breadth first, a level at a time, one query per level and kind of node, so that the nearest nodes are kept where a limit
-cuts. Content identifies artifacts, so there can be cycles (an execution that produced what it used): each direction visits a node once.
+Theory of operation: breadth first, a level at a time, one query per level and kind of node, so that the nearest nodes are kept where a
+limit cuts. Content identifies artifacts, so there can be cycles (an execution that produced what it used): each direction visits a node
+once.
 
 Rules
 - Up and down are two walks from the same roots; what is downstream of something upstream is not in the answer.
@@ -133,7 +134,7 @@ def roots_of(node_id: int | None, event_id: bytes | None, reading: Reading) -> t
     """Return the executions and the artifacts that a lineage of this node or event begins with."""
     if node_id is None:
         row = reading.graph.event(event_id or b"")
-        about = () if row is None or row.unfolded is not None else row.header.about
+        about = () if row is None or reading.unfolded(row.id) is not None else row.header.about
         found = [(node, reading.graph.node_id(node)) for node in about if node[0] in ("execution", "artifact")]
     else:
         found = [(reading.nodes([node_id])[node_id], node_id)]

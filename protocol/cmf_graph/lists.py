@@ -31,7 +31,7 @@ from cmf_graph.filters import (
 from cmf_graph.groups import group_items
 from cmf_graph.items import Item, artifact_items, execution_items, metrics_of, site_of
 from cmf_graph.reading import Reading, id_list
-from cmf_graph.schema import KIND_CODES, node_key
+from cmf_graph.schema import KIND_CODES, node_key, unpack_event
 from cmf_protocol.encoding import Value
 from cmf_protocol.events import trusted_header
 from cmf_protocol.resolve import NodeState
@@ -59,7 +59,7 @@ _AT_EXECUTIONS = "SELECT e.artifact FROM executions x JOIN edges e ON e.executio
 #: An environment is linked to executions only by the events that name both.
 _IN_ENVIRONMENTS = (
     "EXISTS (SELECT 1 FROM about ab JOIN events ev ON ev.id = ab.event JOIN nodes n ON n.kind = 3 "
-    "AND n.key = execution_of(ev.header) JOIN executions x ON x.node = n.id WHERE ab.node = a.node AND "
+    "AND n.key = execution_of(ev.header_size, ev.data) JOIN executions x ON x.node = n.id WHERE ab.node = a.node AND "
 )
 
 
@@ -140,7 +140,7 @@ def _artifact_conditions(asked: Filter, reading: Reading, now_us: int) -> Condit
         marks = ", ".join("?" * len(KINDS_ON_DEMAND))
         conditions.add(f"(a.kind IS NULL OR a.kind NOT IN ({marks}))", *KINDS_ON_DEMAND)
     elif asked.kind == ARTIFACT_KIND_DEFAULT:
-        conditions.add("coalesce(a.kind, ?1) = ?1".replace("?1", "?"), asked.kind, asked.kind)
+        conditions.add("(a.kind IS NULL OR a.kind = ?)", asked.kind)
     else:
         conditions.add("a.kind = ?", checked_text(asked.kind))
     merged = reading.aliases.merged
@@ -161,15 +161,16 @@ def _add_use(conditions: Conditions, at: Conditions, asked: Filter, reading: Rea
         ways.append("a.node IN (SELECT value FROM json_each(?))")
         values.append(id_list({members[node] for node in used if node in members}))
     if asked.kind == "environment":
-        reading.graph.connection.create_function("execution_of", 1, _execution_of, deterministic=True)
+        reading.graph.connection.create_function("execution_of", 2, _execution_of, deterministic=True)
         ways.append(f"{_IN_ENVIRONMENTS}{at.where()})")
         values += at.values
     conditions.add(f"({' OR '.join(ways)})", *values)
 
 
-def _execution_of(header: bytes) -> bytes | None:
+def _execution_of(header_size: int, data: bytes) -> bytes | None:
     """For SQL: the execution that an event is about."""
-    return next((id_ for kind, id_ in trusted_header(header).about if kind == "execution"), None)
+    about = trusted_header(unpack_event(header_size, data)[1]).about
+    return next((id_ for kind, id_ in about if kind == "execution"), None)
 
 
 def _artifact_value(state: NodeState, key: str, _reading: Reading) -> Value:

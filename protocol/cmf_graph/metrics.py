@@ -24,8 +24,9 @@ from cmf_graph.filters import (
 )
 from cmf_graph.items import Item, metric_steps, metrics_of, site_of, stage_of
 from cmf_graph.lists import EXECUTION_COLUMNS, EXECUTIONS
-from cmf_graph.reading import Reading
+from cmf_graph.reading import Reading, type_is
 from cmf_graph.text import execution_text
+from cmf_protocol import types as t
 from cmf_protocol.encoding import to_json
 from cmf_protocol.errors import CallerError
 from cmf_protocol.resolve import NodeState
@@ -35,8 +36,8 @@ _FIELDS = ("name", "value", "step")
 #: Executions that are resolved at a time while a page is filled.
 _BATCH = 100
 _HAS_METRICS = (
-    "EXISTS (SELECT 1 FROM about ab JOIN events ev ON ev.id = ab.event "
-    "WHERE ab.node = x.node AND ev.type = 'metrics.recorded')"
+    "EXISTS (SELECT 1 FROM about ab JOIN events e ON e.id = ab.event "
+    f"WHERE ab.node = x.node AND {type_is(t.METRICS_RECORDED)})"
 )
 MetricItems = Callable[[NodeState], list[Item]]
 

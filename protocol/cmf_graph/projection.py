@@ -21,7 +21,7 @@ from cmf_protocol import types as t
 from cmf_protocol.encoding import Value, decode, encode
 from cmf_protocol.errors import IntegrityError
 from cmf_protocol.events import Event, Node
-from cmf_protocol.fold import Unfolded, nodes_of, read
+from cmf_protocol.fold import Unfolded, nodes_of, read_many
 from cmf_protocol.resolve import retractions
 from cmf_protocol.signing import Succession
 
@@ -96,38 +96,40 @@ class Projection:
 
     def _apply_batch(self, events: Sequence[Event]) -> int:
         known: dict[bytes, tuple[int, int]] = {}
-        folded: list[Folded] = []
-        rows: list[tuple[int, int, int, int, bytes]] = []
-        unfolded: list[tuple[int, str, str]] = []
         touched: dict[int, tuple[int, bytes]] = {}
+        new: list[tuple[int, int, Event]] = []
         number = self._next_event
         for event in events:
             branch = self._place(event, known)
-            if branch is None:
-                continue
-            event_id, header, header_bytes, body = event
-            known[event_id] = touched_at = (branch, header.sequence)
-            touched[branch] = (touched_at[1], event_id)
-            rows.append(
-                (number, branch, touched_at[1], len(header_bytes), schema.pack_event(event_id, header_bytes, body))
-            )
-            values = read(header, body)
-            if type(values) is Unfolded:
-                unfolded.append((number, header.type, values.reason))
-            else:
-                folded.append((number, branch, event, values))  # type: ignore[arg-type]
-                if header.type == t.LOG_OPENED:
-                    self._note_root(event, values)  # type: ignore[arg-type]
-            number += 1
+            if branch is not None:
+                event_id, header, _, _ = event
+                known[event_id] = (branch, header[4])
+                touched[branch] = (header[4], event_id)
+                new.append((number, branch, event))
+                number += 1
         self._next_event = number
-        if rows:
+        if new:
             self._connection.executemany(
                 "UPDATE branches SET head_sequence = ?, head_id = ? WHERE id = ?",
                 [(sequence, head, branch) for branch, (sequence, head) in touched.items()],
             )
-            self._write_events(rows, unfolded)
-            self._write_folded(folded)
-        return len(rows)
+            self._write_events(new)
+            self._write_folded(self._read(new))
+        return len(new)
+
+    def _read(self, new: Sequence[tuple[int, int, Event]]) -> list[Folded]:
+        """Return the events that this version folds with what they say, and note the others."""
+        folded: list[Folded] = []
+        unfolded: list[tuple[int, str, str]] = []
+        for (number, branch, event), values in zip(new, read_many([(e[1], e[3]) for _, _, e in new]), strict=True):
+            if isinstance(values, Unfolded):
+                unfolded.append((number, event.header.type, values.reason))
+                continue
+            folded.append((number, branch, event, values))
+            if event.header.type == t.LOG_OPENED:
+                self._note_root(event, values)
+        self._connection.executemany("INSERT INTO unfolded VALUES (?, ?, ?)", unfolded)
+        return folded
 
     def _place(self, event: Event, known: dict[bytes, tuple[int, int]]) -> int | None:
         """Return the branch of an event, made if it begins one; None if the event is held already."""
@@ -143,8 +145,7 @@ class Projection:
         parent = known.get(header.previous) or self.graph.place(header.previous)
         if parent is None or parent[1] != header.sequence - 1:
             raise IntegrityError(f"event {event.event_id.hex()} follows one that is not held")
-        tree = self.graph.rows("SELECT tree FROM branches WHERE id = ?", (parent[0],))[0][0]
-        return self._new_branch(tree, event, parent)
+        return self._new_branch(self.graph.chains().trees[parent[0]], event, parent)
 
     def _new_tree(self, event: Event) -> int:
         kind, id_ = event.header.about[0]
@@ -215,13 +216,17 @@ class Projection:
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 
-    def _write_events(
-        self, rows: Sequence[tuple[int, int, int, int, bytes]], unfolded: Sequence[tuple[int, str, str]]
-    ) -> None:
-        self._connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?)", rows)
-        prefixes = [(int.from_bytes(row[4][:7], "big"), row[0]) for row in rows]  # schema.id_prefix, in line
+    def _write_events(self, new: Sequence[tuple[int, int, Event]]) -> None:
+        pack = schema.pack_event
+        self._connection.executemany(
+            "INSERT INTO events VALUES (?, ?, ?, ?, ?)",
+            [
+                (number, branch, header[4], len(header_bytes), pack(event_id, header_bytes, body))
+                for number, branch, (event_id, header, header_bytes, body) in new
+            ],
+        )
+        prefixes = [(int.from_bytes(e[0][:7], "big"), number) for number, _, e in new]  # schema.id_prefix, in line
         self._connection.executemany("INSERT INTO event_ids VALUES (?, ?)", prefixes)
-        self._connection.executemany("INSERT INTO unfolded VALUES (?, ?, ?)", unfolded)
 
     def _write_folded(self, folded: Sequence[Folded]) -> None:
         new_nodes = self._number_nodes(_nodes(folded))

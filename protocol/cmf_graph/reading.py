@@ -2,8 +2,8 @@
 
 Rules
 - A question makes one `Reading` inside `Graph.snapshot` and drops it at its end.
-- Nodes are resolved here as `Graph.state` would resolve them; where an artifact is one with others (`aliases`), what is said of them is said
-  of it.
+- Nodes are resolved here as `Graph.state` would resolve them; where an artifact is one with others (`aliases`), what is said of these is
+  said of it.
 - Lists of numbers go to SQLite as one JSON array: no limit on how many, no text made of values.
 """
 
@@ -12,31 +12,41 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from cmf_graph.aliases import Aliases
 from cmf_graph.graph import Graph, said
-from cmf_graph.schema import node_of
+from cmf_graph.schema import node_of, unpack_event
 from cmf_protocol import types as t
+from cmf_protocol.encoding import encode
 from cmf_protocol.events import Node, trusted_body, trusted_header
 from cmf_protocol.resolve import NodeState, Said, resolve
 
 SHORT_KEY_CHARS = 12
-_COLUMNS = "j.value, e.event_id, e.branch, e.header, e.body"
-_FROM_ABOUT = "FROM json_each(?) j CROSS JOIN about a ON a.node = j.value CROSS JOIN events e ON e.id = a.event"
+_EVENT = "e.branch, e.header_size, e.data"
+
+
+def type_is(*types: str) -> str:
+    """Return the SQL condition that the folded event `e` is of one of these types: its header names the type in its first bytes."""
+    return "(" + " OR ".join(f"instr(substr(e.data, 33, 40), x'{encode(type_).hex()}')" for type_ in types) + ")"
+
+
+_FROM_ABOUT = "FROM json_each(?1) j CROSS JOIN about a ON a.node = j.value CROSS JOIN events e ON e.id = a.event"
+_FROM_EDGES = "FROM json_each(?1) j CROSS JOIN edges x ON x.{end} = j.value CROSS JOIN events e ON e.id = x.event"
 #: An execution's start says nothing of the other nodes that it is about, and a stage has as many as executions.
-_STARTS = f"('{t.EXECUTION_STARTED}', '{t.EXECUTION_UPDATED}')"
-_EXECUTIONS = (
-    f"SELECT {_COLUMNS} {_FROM_ABOUT}",
-    f"SELECT {_COLUMNS} FROM json_each(?) j CROSS JOIN edges x ON x.execution = j.value CROSS JOIN events e ON e.id = x.event",
+_NO_STARTS = f"WHERE NOT {type_is(t.EXECUTION_STARTED, t.EXECUTION_UPDATED)}"
+_STATEMENTS = {
+    "execution": (
+        f"SELECT j.value, {_EVENT} {_FROM_ABOUT}",
+        f"SELECT j.value, {_EVENT} {_FROM_EDGES.format(end='execution')}",
+    ),
+    "artifact": (
+        f"SELECT j.value, {_EVENT} {_FROM_ABOUT} {_NO_STARTS}",
+        f"SELECT j.value, {_EVENT} {_FROM_EDGES.format(end='artifact')}",
+    ),
+}
+_OTHERS = (f"SELECT j.value, {_EVENT} {_FROM_ABOUT} {_NO_STARTS}",)
+_ARTIFACT_BRANCHES = (
+    f"SELECT DISTINCT j.value, e.branch {_FROM_EDGES.format(end='artifact')} WHERE x.said = 1 "
+    f"UNION SELECT j.value, e.branch {_FROM_ABOUT} "
+    f"WHERE {type_is(t.EXECUTION_STARTED, t.EXECUTION_UPDATED, t.ENVIRONMENT_RECORDED)}"
 )
-_ARTIFACTS = (
-    f"SELECT {_COLUMNS} {_FROM_ABOUT} WHERE e.type NOT IN {_STARTS}",
-    f"SELECT {_COLUMNS} FROM json_each(?) j CROSS JOIN edges x ON x.artifact = j.value CROSS JOIN events e ON e.id = x.event",
-)
-_OTHERS = (f"SELECT {_COLUMNS} {_FROM_ABOUT} WHERE e.type NOT IN {_STARTS}",)
-_ARTIFACT_BRANCHES = f"""
-SELECT DISTINCT j.value, e.branch FROM json_each(?1) j CROSS JOIN edges x ON x.artifact = j.value AND x.said = 1
-CROSS JOIN events e ON e.id = x.event
-UNION SELECT j.value, e.branch FROM json_each(?1) j CROSS JOIN about a ON a.node = j.value CROSS JOIN events e ON e.id = a.event
-WHERE e.type IN ('{t.EXECUTION_STARTED}', '{t.EXECUTION_UPDATED}', '{t.ENVIRONMENT_RECORDED}')
-"""
 
 
 def site_name(key: bytes, sites: Mapping[bytes, str]) -> str:
@@ -118,16 +128,9 @@ class Reading:
         self, kind: str, node_ids: Sequence[int], nodes: Mapping[int, Node], statements: dict[int, list[Said]]
     ) -> None:
         owners = self.aliases.with_members(node_ids) if kind == "artifact" else {id_: id_ for id_ in node_ids}
-        for sql in {"execution": _EXECUTIONS, "artifact": _ARTIFACTS}.get(kind, _OTHERS):
-            for node_id, event_id, branch, header_bytes, body in self.graph.rows(sql, (id_list(owners),)):
-                header = trusted_header(header_bytes)
-                values = trusted_body(body)
-                statements[owners[node_id]].append(
-                    Said(
-                        branch, header.sequence, header.clock, event_id,
-                        header.wall_us, header.type, header.about, values,
-                    )
-                )  # fmt: skip
+        for sql in _STATEMENTS.get(kind, _OTHERS):
+            for node_id, branch, header_size, data in self.graph.rows(sql, (id_list(owners),)):
+                statements[owners[node_id]].append(_said(branch, header_size, data))
         if kind != "execution":
             for node_id in node_ids:
                 self._add_retracted_starts(nodes[node_id], statements[node_id])
@@ -135,11 +138,23 @@ class Reading:
     def _add_retracted_starts(self, node: Node, statements: list[Said]) -> None:
         """Read those starts of executions that were left out but are needed to tell a retraction from a dispute."""
         held = {s.event_id for s in statements}
-        targets = {s.body.get("event") for s in statements if s.type == t.RETRACTED} - {None} - held
+        targets = {event for s in statements if s.type == t.RETRACTED and (event := s.body.get("event"))} - held
         for event_id in targets:
             row = self.graph.event(event_id)
-            if row is not None and row.unfolded is None and node in row.header.about:
+            if row is not None and node in row.header.about and self.unfolded(row.id) is None:
                 statements.append(said(row))
+
+    def unfolded(self, event: int) -> str | None:
+        """Return why the event of this number is not folded, or None if it is."""
+        found = self.graph.rows("SELECT reason FROM unfolded WHERE event = ?", (event,))
+        return found[0][0] if found else None
+
+
+def _said(branch: int, header_size: int, data: bytes) -> Said:
+    event_id, header_bytes, body = unpack_event(header_size, data)
+    header = trusted_header(header_bytes)
+    values = trusted_body(body or b"")
+    return Said(branch, header.sequence, header.clock, event_id, header.wall_us, header.type, header.about, values)
 
 
 def id_list(node_ids: Iterable[int]) -> str:

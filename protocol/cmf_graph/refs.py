@@ -1,13 +1,14 @@
 """What a user's REF means: any way to name one thing of a graph.
 
-A REF is a content id or any other digest of an artifact, an execution's id, an event's id (each also by the first 6 or more hexadecimal
-digits), the name of a pipeline, `pipeline/stage`, an artifact's name or its last component, the name of an execution or of a stage, a tag, or
-the path of a file or folder. `pipeline:`, `stage:`, `execution:`, `artifact:`, `event:` before it say which kind is meant.
+A REF is a content id or any other digest of an artifact, an execution's id, an event's id (each also by its first 6 or more hexadecimal
+digits), the name of a pipeline, `pipeline/stage`, an artifact's name or the last component of it, the name of an execution or of a stage, a
+tag, or the path of a file or folder. `pipeline:`, `stage:`, `execution:`, `artifact:`, `event:` before it say which kind is meant.
 
 Rules
-- An exact id wins over what it is a prefix of. Names, stages' names and tags that only a scan finds are looked at if nothing else fits.
-- A file is hashed if the REF is written as a path (`./x`, `/x`, `~/x`, `x/`), if nothing in the graph fits, or if what fits are artifacts of
-  that name: then the file says which. If its content is unknown that is an error, whatever has its name.
+- An exact id wins over what it is a prefix of. What only a scan finds (last components, names of executions and stages, tags) is looked at
+  if nothing else fits.
+- A file is hashed if the REF is written as a path (`./x`, `/x`, `~/x`, `x/`), if nothing in the graph fits, or if what fits are artifacts
+  of that name: then the file says which. If its content is unknown that is an error, whatever has its name.
 - Several things are never chosen between: the error lists them.
 """
 
@@ -19,14 +20,15 @@ from typing import NamedTuple
 
 from cmf_graph.aliases import claims
 from cmf_graph.graph import Graph
-from cmf_graph.reading import Reading
-from cmf_graph.schema import KIND_CODES, node_of
+from cmf_graph.reading import Reading, type_is
+from cmf_graph.schema import KIND_CODES, id_prefix, node_of, unpack_event
 from cmf_graph.summaries import execution_summaries
 from cmf_graph.text import clean, execution_text, shorter
 from cmf_protocol import types as t
 from cmf_protocol.encoding import encode
 from cmf_protocol.errors import CallerError
 from cmf_protocol.events import Node, trusted_header
+from cmf_protocol.resolve import NodeState
 
 #: Shorter prefixes are more likely a name.
 PREFIX_CHARS_MIN = 6
@@ -205,9 +207,7 @@ def _by_prefix(graph: Graph, text: str) -> Iterator[Match]:
     if len(compact) <= 2 * t.EXECUTION_BYTES:
         yield from _executions(graph, *_range(compact, t.EXECUTION_BYTES))
     if compact == low and len(compact) <= 64:
-        sql = "SELECT event_id FROM events WHERE event_id BETWEEN ? AND ? ORDER BY event_id LIMIT ?"
-        for (event_id,) in graph.rows(sql, (*_range(compact, 32), CANDIDATES_MAX)):
-            yield _event(event_id)
+        yield from _events(graph, *_range(compact, 32))
 
 
 def _range(digits: str, length: int) -> tuple[bytes, bytes]:
@@ -226,23 +226,19 @@ def _by_scan(graph: Graph, text: str) -> Iterator[Match]:
         node = node_of(KIND_CODES["stage"], key)
         if node[1][1] == name:
             yield _match(node, node_id)
-    yield from _named_executions(graph, text)
-    tags = "SELECT id FROM events WHERE type = 'tag.added' AND instr(body, ?) AND unfolded IS NULL"
-    yield from _resolved(graph, tags, encode({"tag": name})[1:], lambda state: name in state.tags)
+    starts = type_is(t.EXECUTION_STARTED, t.EXECUTION_UPDATED)
+    yield from _resolved(graph, starts, {"name": text}, lambda state: state.value("name") == text)
+    yield from _resolved(graph, type_is(t.TAG_ADDED), {"tag": name}, lambda state: name in state.tags)
 
 
-def _named_executions(graph: Graph, text: str) -> Iterator[Match]:
+def _resolved(graph: Graph, type_: str, stated: dict[str, str], holds: Callable[[NodeState], bool]) -> Iterator[Match]:
+    """Yield the nodes of which an event of that type states this key and value, if it still holds."""
     sql = (
-        f"SELECT id FROM events WHERE type IN ('{t.EXECUTION_STARTED}', '{t.EXECUTION_UPDATED}') "
-        "AND instr(body, ?) AND unfolded IS NULL"
+        f"SELECT e.id FROM events e WHERE instr(e.data, ?) AND {type_} "
+        f"AND e.id NOT IN (SELECT event FROM unfolded) LIMIT {CANDIDATES_MAX}"
     )
-    yield from _resolved(graph, sql, encode({"name": text})[1:], lambda state: state.value("name") == text)
-
-
-def _resolved(graph: Graph, sql: str, stated: bytes, holds: Callable[..., bool]) -> Iterator[Match]:
-    """Yield the nodes of events whose body holds the bytes `stated`, of which what they state still holds."""
     seen: set[int] = set()
-    for (event,) in graph.rows(f"{sql} LIMIT {CANDIDATES_MAX}", (stated,)):
+    for (event,) in graph.rows(sql, (encode(stated)[1:],)):
         for node_id in _nodes_of(graph, event):
             if node_id not in seen:
                 seen.add(node_id)
@@ -252,7 +248,8 @@ def _resolved(graph: Graph, sql: str, stated: bytes, holds: Callable[..., bool])
 
 
 def _nodes_of(graph: Graph, event: int) -> list[int]:
-    (header,) = graph.rows("SELECT header FROM events WHERE id = ?", (event,))[0]
+    header_size, data = graph.rows("SELECT header_size, data FROM events WHERE id = ?", (event,))[0]
+    _, header, _ = unpack_event(header_size, data)
     found = [graph.node_id(node) for node in trusted_header(header).about if node[0] in KIND_CODES]
     return [node_id for node_id in found if node_id is not None]
 
@@ -326,6 +323,16 @@ def _executions(graph: Graph, first: bytes, last: bytes) -> Iterator[Match]:
     sql = "SELECT id, key FROM nodes WHERE kind = ? AND key BETWEEN ? AND ? ORDER BY key LIMIT ?"
     for node_id, key in graph.rows(sql, (KIND_CODES["execution"], first, last, CANDIDATES_MAX)):
         yield _match(("execution", key), node_id)
+
+
+def _events(graph: Graph, first: bytes, last: bytes) -> Iterator[Match]:
+    sql = (
+        "SELECT substr(e.data, 1, 32) FROM event_ids i JOIN events e ON e.id = i.event "
+        "WHERE i.prefix BETWEEN ? AND ? ORDER BY i.prefix LIMIT ?"
+    )
+    for (event_id,) in graph.rows(sql, (id_prefix(first), id_prefix(last), CANDIDATES_MAX)):
+        if first <= event_id <= last:
+            yield _event(event_id)
 
 
 def _event(event_id: bytes) -> Match:

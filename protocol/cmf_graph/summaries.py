@@ -1,9 +1,9 @@
 """Executions and artifacts by the few fields that many of them are shown with: nodes of a lineage, users of an artifact.
 
-Theory of operation: resolving ten thousand nodes takes a second. So what the columns say is read from the columns, and the facts that are in no
-column come from the bodies of an execution's `started` and `updated` events, the last one counting. That is right where one branch alone
-speaks of an execution and nothing of it is retracted (its row is not `mixed`); every other execution, and every node with tags
-or disputes, is resolved.
+Theory of operation: resolving ten thousand nodes takes a second. So what the columns say is read from the columns, and the facts that are
+in no column come from the bodies of an execution's `started` and `updated` events, the last one counting. That is right where one branch
+alone speaks of an execution and nothing of it is retracted (its row is not `mixed`); every other execution, and every node with tags or
+disputes, is resolved.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,8 +11,8 @@ from typing import Any
 
 from cmf_graph.filters import ARTIFACT_KIND_DEFAULT, EXECUTION_KIND_DEFAULT
 from cmf_graph.items import Item, site_of, stage_of, text_of
-from cmf_graph.reading import Reading, id_list
-from cmf_graph.schema import KIND_CODES, node_of
+from cmf_graph.reading import Reading, id_list, type_is
+from cmf_graph.schema import KIND_CODES, node_of, unpack_event
 from cmf_graph.text import execution_text, short_content_id
 from cmf_graph.times import rfc3339
 from cmf_protocol import types as t
@@ -21,19 +21,20 @@ from cmf_protocol.events import trusted_body
 from cmf_protocol.resolve import NodeState
 
 _FACTS = ("name", "git_commit")
+_REMARKS = (t.TAG_ADDED, t.RETRACTED)
 _EXECUTIONS = (
     "SELECT x.node, n.key, s.key, x.kind, x.status, x.started_us, x.finished_us, x.branch, x.mixed "
     "FROM json_each(?) j CROSS JOIN executions x ON x.node = j.value CROSS JOIN nodes n ON n.id = x.node "
     "LEFT JOIN nodes s ON s.id = x.stage"
 )
 _BODIES = (
-    "SELECT a.node, e.type, e.body FROM json_each(?) j CROSS JOIN about a ON a.node = j.value "
-    f"CROSS JOIN events e ON e.id = a.event WHERE e.type IN ('{t.EXECUTION_STARTED}', '{t.EXECUTION_UPDATED}', "
-    f"'{t.TAG_ADDED}', '{t.RETRACTED}') ORDER BY a.node, e.sequence"
+    f"SELECT a.node, {type_is(*_REMARKS)}, e.header_size, e.data FROM json_each(?) j CROSS JOIN about a ON a.node = j.value "
+    f"CROSS JOIN events e ON e.id = a.event WHERE {type_is(t.EXECUTION_STARTED, t.EXECUTION_UPDATED, *_REMARKS)} "
+    "ORDER BY a.node, e.sequence"
 )
 _REMARKED = (
     "SELECT DISTINCT a.node FROM json_each(?) j CROSS JOIN about a ON a.node = j.value "
-    f"CROSS JOIN events e ON e.id = a.event WHERE e.type IN ('{t.TAG_ADDED}', '{t.RETRACTED}')"
+    f"CROSS JOIN events e ON e.id = a.event WHERE {type_is(*_REMARKS)}"
 )
 
 
@@ -41,11 +42,11 @@ def execution_summaries(node_ids: Sequence[int], reading: Reading) -> dict[int, 
     """Return what a lineage shows of these executions."""
     facts: dict[int, dict[str, Any]] = {}
     remarked = set()
-    for node_id, type_, body in reading.graph.rows(_BODIES, (id_list(node_ids),)):
-        if type_ in (t.TAG_ADDED, t.RETRACTED):
+    for node_id, is_remark, header_size, data in reading.graph.rows(_BODIES, (id_list(node_ids),)):
+        if is_remark:
             remarked.add(node_id)
         else:
-            stated = trusted_body(body).get("facts", {})
+            stated = trusted_body(unpack_event(header_size, data)[2] or b"").get("facts", {})
             facts.setdefault(node_id, {}).update((key, stated[key]) for key in _FACTS if key in stated)
     found = {}
     for node_id, key, stage, kind, status, start, end, branch, mixed in reading.graph.rows(

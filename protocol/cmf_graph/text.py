@@ -1,8 +1,8 @@
 """Text from metadata, made fit to be shown: whoever recorded it may be hostile.
 
 Rules
-- Nothing that is shown to people may drive a terminal, reorder its line or break out of its cell: escape sequences, control and bidirectional
-  characters go, line breaks become spaces. What programs read (`--json`) keeps every character, escaped by JSON.
+- Nothing that is shown to people may drive a terminal, reorder its line or break out of its cell: escape sequences, control and
+  bidirectional characters go, line breaks become spaces. What programs read (`--json`) keeps every character, escaped by JSON.
 """
 
 import re

@@ -5,14 +5,16 @@ Rules
 - Every check is one row of the tables below; unknown keys of a body are nobody's business.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
+
+import msgpack
 
 from cmf_protocol import types as t
 from cmf_protocol.clock import clock_holds
-from cmf_protocol.encoding import Value
+from cmf_protocol.encoding import Value, is_canonical, unpack
 from cmf_protocol.errors import DecodeError
-from cmf_protocol.events import ENVELOPE_VERSION, Header, Node, decode_body
+from cmf_protocol.events import ENVELOPE_VERSION, SALT_BYTES, Header, Node, decode_body
 from cmf_protocol.signing import Succession
 
 #: Changes whenever the same events give another graph; projections of another version are rebuilt.
@@ -27,30 +29,69 @@ class Unfolded(NamedTuple):
 
 def read(header: Header, body: bytes | None) -> dict[str, Value] | Unfolded:
     """Return what the body says, or why this event can't be folded by this version."""
-    if header.version != ENVELOPE_VERSION:
-        return Unfolded(f"envelope version {header.version}")
-    shape = _SHAPES.get(header.type)
-    if shape is None or header.type_version != 1:
-        return Unfolded(f"unknown type {header.type} {header.type_version}")
-    if body is None:
-        return Unfolded("withheld body")
-    if not clock_holds(header.clock, header.wall_us):
-        return Unfolded("odd clock")
-    if not shape.about(header.about):
-        return Unfolded(f"{header.type} about the wrong nodes")
+    return read_many([(header, body)])[0]
+
+
+def read_many(events: Iterable[tuple[Header, bytes | None]]) -> list[dict[str, Value] | Unfolded]:
+    """Return what `read` says of each event; the bodies are packed again together, which costs half of packing each."""
+    packer = msgpack.Packer(autoreset=False)
+    packed: list[bytes] = []
+    found: list[dict[str, Value] | Unfolded] = []
+    events = list(events)
+    for header, body in events:
+        said = _read(header, body)
+        if isinstance(said, Unfolded):
+            found.append(said)
+        else:
+            packer.pack(said)
+            packed.append(body or b"")
+            found.append(said[1])
+    if packer.bytes() == b"".join(packed):
+        return found
+    return [
+        values if type(values) is Unfolded else _packed_alike(body, values)
+        for (_, body), values in zip(events, found, strict=True)
+    ]
+
+
+def _packed_alike(body: bytes | None, values: dict[str, Value] | Unfolded) -> dict[str, Value] | Unfolded:
+    """Look at one body alone: somewhere among its neighbours something is not canonical."""
     try:
-        values = decode_body(body)
+        decode_body(body or b"")
     except DecodeError as error:
         return Unfolded(f"malformed body: {error}")
-    if shape.target and shape.target not in values and len(header.about) != 1:
-        return Unfolded(f"{header.type} of no event about several nodes")
-    for key, check in shape.required:
-        if key not in values or not check(values[key]):
-            return Unfolded(f"malformed body: {key} is missing or of the wrong form")
-    for key, check in shape.optional:
-        if key in values and not check(values[key]):
-            return Unfolded(f"malformed body: {key} is of the wrong form")
     return values
+
+
+def _read(header: Header, body: bytes | None) -> tuple[bytes, dict[str, Value]] | Unfolded:
+    """Return salt and map of a body in which nothing is wrong but, maybe, how it is packed."""
+    version, type_, type_version, _, _, _, clock, wall_us, about, _ = header
+    shape = _SHAPES.get(type_)
+    if shape is None or type_version != 1 or version != ENVELOPE_VERSION:
+        return Unfolded(f"unknown type {type_} {type_version} in envelope version {version}")
+    if body is None:
+        return Unfolded("withheld body")
+    if not clock_holds(clock, wall_us):
+        return Unfolded("odd clock")
+    if not shape.about(about):
+        return Unfolded(f"{type_} about the wrong nodes")
+    try:
+        said = unpack(body)
+    except DecodeError as error:
+        return Unfolded(f"malformed body: {error}")
+    if not (type(said) is tuple and len(said) == 2 and type(said[0]) is bytes and type(said[1]) is dict):
+        return Unfolded("malformed body: it is not a salt and a map")
+    if len(said[0]) != SALT_BYTES or not is_canonical(said[1], 1):
+        return Unfolded("malformed body: it is not canonical")
+    values = said[1]
+    for key in shape.required:
+        if key not in values:
+            return Unfolded(f"malformed body: {key} is missing")
+    checks = shape.checks
+    for key, value in values.items():
+        if key in checks and not checks[key](value):
+            return Unfolded(f"malformed body: {key} is of the wrong form")
+    return said
 
 
 # -- nodes -----------------------------------------------------------------------------------------------------------
@@ -178,40 +219,40 @@ def _is_block(block: Value) -> bool:
     return all(map(_is_integer, steps)) and all(map(_is_number, values)) and all(map(_is_integer, offsets))
 
 
-Checks = tuple[tuple[str, Callable[[Value], bool]], ...]
+Checks = dict[str, Callable[[Value], bool]]
 
 
 class _Shape(NamedTuple):
     about: Callable[[tuple[Node, ...]], bool]
-    required: Checks = ()
-    optional: Checks = ()
-    #: The key without which it is about one node only.
-    target: str = ""
+    checks: Checks
+    required: tuple[str, ...] = ()
 
 
-_PROPERTIES: Checks = (("facts", _is_map), ("properties", _is_map))
-_VALUES: Checks = (*_PROPERTIES, ("params", _is_map))
-_AT: Checks = (("at", _is_integer),)
-_USAGE = _Shape(_usage, optional=(("name", _is_text), ("digests", _is_digests), *_PROPERTIES))
+_PROPERTIES: Checks = {"facts": _is_map, "properties": _is_map}
+_VALUES: Checks = {**_PROPERTIES, "params": _is_map}
+_AT: Checks = {"at": _is_integer}
+_USAGE = _Shape(_usage, {"name": _is_text, "digests": _is_digests, **_PROPERTIES})
 
 _SHAPES: dict[str, _Shape] = {
-    t.LOG_OPENED: _Shape(_one("key"), optional=(("agent", _is_text), ("succeeds", _is_succession))),
-    t.PIPELINE_DESCRIBED: _Shape(_one("pipeline"), optional=_VALUES),
-    t.STAGE_DESCRIBED: _Shape(_one("stage"), optional=_VALUES),
-    t.EXECUTION_STARTED: _Shape(_started, optional=(*_VALUES, *_AT)),
-    t.EXECUTION_UPDATED: _Shape(_updated, optional=_VALUES),
+    t.LOG_OPENED: _Shape(_one("key"), {"agent": _is_text, "succeeds": _is_succession}),
+    t.PIPELINE_DESCRIBED: _Shape(_one("pipeline"), _VALUES),
+    t.STAGE_DESCRIBED: _Shape(_one("stage"), _VALUES),
+    t.EXECUTION_STARTED: _Shape(_started, {**_VALUES, **_AT}),
+    t.EXECUTION_UPDATED: _Shape(_updated, _VALUES),
     t.EXECUTION_FINISHED: _Shape(
-        _one("execution"), (("status", _is_status),), (("exit_code", _is_integer), ("error", _is_error), *_AT)
+        _one("execution"), {"status": _is_status, "exit_code": _is_integer, "error": _is_error, **_AT}, ("status",)
     ),
     t.ARTIFACT_USED: _USAGE,
     t.ARTIFACT_PRODUCED: _USAGE,
-    t.METRICS_RECORDED: _Shape(_one("execution"), optional=(("metrics", _is_metrics), ("steps", _is_blocks))),
-    t.ENVIRONMENT_RECORDED: _Shape(_one("artifact"), (("environment", _is_map),), (("digests", _is_digests),)),
-    t.TAG_ADDED: _Shape(_any_one, (("tag", t.is_name),)),
-    t.TAG_REMOVED: _Shape(_any_one, (("tag", t.is_name), ("adds", _is_ids))),
-    t.NOTE_ADDED: _Shape(_any_one, (("text", _is_text),)),
-    t.RETRACTED: _Shape(_nodes, (("reason", _is_text),), (("event", _is_bin32),), "event"),
-    t.UNRETRACTED: _Shape(_nodes, (("retraction", _is_bin32),), (("reason", _is_text),)),
+    t.METRICS_RECORDED: _Shape(_one("execution"), {"metrics": _is_metrics, "steps": _is_blocks}),
+    t.ENVIRONMENT_RECORDED: _Shape(
+        _one("artifact"), {"environment": _is_map, "digests": _is_digests}, ("environment",)
+    ),
+    t.TAG_ADDED: _Shape(_any_one, {"tag": t.is_name}, ("tag",)),
+    t.TAG_REMOVED: _Shape(_any_one, {"tag": t.is_name, "adds": _is_ids}, ("tag", "adds")),
+    t.NOTE_ADDED: _Shape(_any_one, {"text": _is_text}, ("text",)),
+    t.RETRACTED: _Shape(_nodes, {"reason": _is_text, "event": _is_bin32}, ("reason",)),
+    t.UNRETRACTED: _Shape(_nodes, {"retraction": _is_bin32, "reason": _is_text}, ("retraction",)),
 }
 TYPES = tuple(_SHAPES)
 #: Types whose events can't be unsaid (README, section 8).

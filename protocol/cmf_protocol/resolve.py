@@ -318,7 +318,8 @@ def resolve_statuses(said: Sequence[Said], chains: Chains) -> list[Status]:
     for s in _by_first_tree(counting, chains, lambda s: _RANK[_status_of(s)]):
         status = _status_of(s)
         at = s.body.get("at", s.wall_us)
-        found.setdefault(status, Status(status, at, s.body.get("exit_code"), s.body.get("error"), s))
+        ended = s.body if s.type == t.EXECUTION_FINISHED else {}  # elsewhere these keys are unknown ones, of any form
+        found.setdefault(status, Status(status, at, ended.get("exit_code"), ended.get("error"), s))
     return list(found.values())
 
 

@@ -77,7 +77,8 @@ def test_both_decoders_read_a_segment_alike(data: st.DataObject) -> None:
 
 
 @given(
-    st.lists(st.integers(1, EVENT_BYTES_MAX), max_size=60) | st.lists(st.integers(1, 400), min_size=900, max_size=2_100)
+    st.lists(st.integers(1, EVENT_BYTES_MAX), max_size=60)
+    | st.builds(lambda count: [300] * count, st.integers(900, 2_100))
 )
 def test_a_log_is_cut_within_both_limits_and_no_earlier(sizes: list[int]) -> None:
     cuts = list(cut(sizes))
@@ -203,7 +204,7 @@ def test_an_event_of_another_log_or_branch_is_found() -> None:
 
 def test_what_is_no_pair_of_bytes_is_refused() -> None:
     good = content(SEGMENT)[2][0]
-    for wrong in (
+    pairs: tuple[Any, ...] = (
         None,
         [],
         good[:1],
@@ -214,7 +215,8 @@ def test_what_is_no_pair_of_bytes_is_refused() -> None:
         {},
         good[0],
         ["x", None],
-    ):
+    )
+    for wrong in pairs:
         value = content(SEGMENT)
         value[2][0] = wrong
         refused(sealed(value))

@@ -218,7 +218,10 @@ def every_type() -> tuple[str, ...]:
 
 
 class History:
-    """Events of several logs, each after its previous one; by event id: each one's root, a root's key and the event that it claims to succeed."""
+    """Events of several logs, each after its previous one.
+
+    `roots` is each event's root, `signers` a root's key, `claims` the event that a root claims to succeed, all by event id.
+    """
 
     def __init__(self) -> None:
         self.events: list[Event] = []

@@ -1,0 +1,27 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from cmf_agent.home import Home, future_home, init_home
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, for an agent that nothing outside configures."""
+    for name in os.environ:
+        if name.startswith("CMF_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def home(project: Path) -> Home:
+    """A home made in the project."""
+    made = future_home(project)
+    init_home(made)
+    return made
