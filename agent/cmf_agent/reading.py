@@ -100,10 +100,13 @@ class LogReader:
             yield from self.events(log.number)
 
     def _pages(self, base: int, position: int, sign: str, order: str) -> Iterator[StoredEvent]:
-        """Page, so that no read transaction stays open while the caller thinks: it would keep the WAL growing."""
+        """Page, so that no read transaction stays open while the caller thinks: it would keep the WAL growing.
+
+        The casts are for a log that someone altered: what was put there may be no bytes.
+        """
         end = base + (1 << SEQUENCE_BITS)
         query = (
-            f"SELECT position, event_id, header, body FROM events WHERE position > ? AND position < ? "
+            "SELECT position, CAST(event_id AS BLOB), CAST(header AS BLOB), CAST(body AS BLOB) FROM events WHERE position > ? AND position < ? "
             f"AND position {sign} ? ORDER BY position {order} LIMIT ?"
         )
         while True:

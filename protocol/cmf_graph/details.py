@@ -22,16 +22,17 @@ USERS_MAX = 100
 
 def show_node(node_id: int, reading: Reading) -> Item:
     """Return everything about a node."""
-    state = reading.states([node_id])[node_id]
+    states = reading.states([node_id])
+    state = states[node_id]
     kind = state.node[0]
     shown: Item = {"type": kind}
     if kind == "execution":
-        shown |= execution_items([node_id], reading)[0]
+        shown |= execution_items(states, reading)[0]
         shown["metric_steps"] = metric_steps(state, reading)
     elif kind == "artifact":
-        shown |= artifact_items([node_id], reading)[0] | _users(node_id, state, reading)
+        shown |= artifact_items(states, reading)[0] | _users(node_id, state, reading)
     elif kind in ("pipeline", "stage"):
-        shown |= group_items([node_id], reading)[0]
+        shown |= group_items(states, reading)[0]
         shown["params"] = to_json(state.space("params"))
     else:
         shown["id"] = node_text(state.node)

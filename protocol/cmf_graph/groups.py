@@ -1,18 +1,18 @@
 """Pipelines and stages as items, with counts over their executions."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from cmf_graph.items import Item, described_fields
 from cmf_graph.reading import Reading, id_list
 from cmf_protocol.resolve import NodeState
 
 
-def group_items(node_ids: Iterable[int], reading: Reading) -> list[Item]:
+def group_items(states: Mapping[int, NodeState], reading: Reading) -> list[Item]:
     """Return these nodes, all pipelines or all stages, as items; `executions` and `artifacts` are counts."""
-    states = reading.states(list(node_ids))
     column = next((state.node[0] for state in states.values()), "pipeline")
-    executions, sites = _executions(column, states, reading)
-    artifacts = _artifacts(column, states, reading)
+    source, values = _executions_of(column, states, reading)
+    executions, sites = _count_executions(f"x.{column}", source, values, reading)
+    artifacts = _count_artifacts(f"x.{column}", source, values, reading)
     return [
         {
             **_name(state),
@@ -30,31 +30,33 @@ def _name(state: NodeState) -> Item:
     return {"name": id_} if kind == "pipeline" else {"name": id_[1], "pipeline": id_[0]}
 
 
-def _executions(
-    column: str, node_ids: Iterable[int], reading: Reading
+def _executions_of(column: str, states: Mapping[int, NodeState], reading: Reading) -> tuple[str, list[str]]:
+    """Return SQL, with its values, whose rows `x` are the executions of these pipelines or stages, found by the index on pipelines."""
+    source = "json_each(?) p CROSS JOIN executions x ON x.pipeline = p.value"
+    if column == "pipeline":
+        return source, [id_list(states)]
+    pipelines = {reading.graph.node_id(("pipeline", state.node[1][0])) or 0 for state in states.values()}
+    return f"{source} AND x.stage IN (SELECT value FROM json_each(?))", [id_list(pipelines), id_list(states)]
+
+
+def _count_executions(
+    group: str, source: str, values: list[str], reading: Reading
 ) -> tuple[Mapping[int, int], Mapping[int, set[str]]]:
-    sql = (
-        f"SELECT x.{column}, x.branch, count(*) FROM json_each(?) j CROSS JOIN executions x ON x.{column} = j.value "
-        f"GROUP BY x.{column}, x.branch"
-    )
     counts: dict[int, int] = {}
     sites: dict[int, set[str]] = {}
-    for node_id, branch, count in reading.graph.rows(sql, (id_list(node_ids),)):
+    sql = f"SELECT {group}, x.branch, count(*) FROM {source} GROUP BY {group}, x.branch"
+    for node_id, branch, count in reading.graph.rows(sql, values):
         counts[node_id] = counts.get(node_id, 0) + count
         if (site := reading.site(branch)) is not None:
             sites.setdefault(node_id, set()).add(site)
     return counts, sites
 
 
-def _artifacts(column: str, node_ids: Iterable[int], reading: Reading) -> Mapping[int, int]:
-    used = (
-        f"FROM json_each(?) j CROSS JOIN executions x ON x.{column} = j.value "
-        "CROSS JOIN edges e ON e.execution = x.node WHERE e.said = 1"
-    )
+def _count_artifacts(group: str, source: str, values: list[str], reading: Reading) -> Mapping[int, int]:
+    used = f"FROM {source} CROSS JOIN edges e ON e.execution = x.node WHERE e.said = 1"
     if not reading.aliases.merged:
-        sql = f"SELECT x.{column}, count(DISTINCT e.artifact) {used} GROUP BY x.{column}"
-        return dict(reading.graph.rows(sql, (id_list(node_ids),)))
+        return dict(reading.graph.rows(f"SELECT {group}, count(DISTINCT e.artifact) {used} GROUP BY {group}", values))
     found: dict[int, set[int]] = {}
-    for node_id, artifact in reading.graph.rows(f"SELECT DISTINCT x.{column}, e.artifact {used}", (id_list(node_ids),)):
+    for node_id, artifact in reading.graph.rows(f"SELECT DISTINCT {group}, e.artifact {used}", values):
         found.setdefault(node_id, set()).add(reading.aliases.canonical(artifact))
     return {node_id: len(artifacts) for node_id, artifacts in found.items()}

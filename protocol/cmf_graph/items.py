@@ -125,9 +125,8 @@ def metrics_of(state: NodeState, reading: Reading) -> dict[str, tuple[Value, int
     return dict(sorted(found.items()))
 
 
-def execution_items(node_ids: Iterable[int], reading: Reading) -> list[Item]:
+def execution_items(states: Mapping[int, NodeState], reading: Reading) -> list[Item]:
     """Return these executions as items."""
-    states = reading.states(list(node_ids))
     content_ids = {reading.aliases.content_id(id_) for s in states.values() for id_ in (*s.used, *s.produced)}
     artifacts = reading.artifacts(content_ids)
     names = reading.names(node_id for node_id, _ in artifacts.values())
@@ -208,14 +207,12 @@ def metric_steps(state: NodeState, reading: Reading) -> list[Item]:
 # -- artifacts ---------------------------------------------------------------------------------------------------------
 
 
-def artifact_items(node_ids: Iterable[int], reading: Reading) -> list[Item]:
+def artifact_items(states: Mapping[int, NodeState], reading: Reading) -> list[Item]:
     """Return these artifacts as items."""
-    ids = list(node_ids)
-    states = reading.states(ids)
-    sites = reading.artifact_sites(ids)
-    owners = reading.aliases.with_members(ids)
+    sites = reading.artifact_sites(states)
+    owners = reading.aliases.with_members(states)
     nodes = reading.nodes(owners)
-    digests: dict[int, list[str]] = {node_id: [] for node_id in ids}
+    digests: dict[int, list[str]] = {node_id: [] for node_id in states}
     for member, owner in owners.items():
         digests[owner].append(nodes[member][1])
     for node_id, state in states.items():

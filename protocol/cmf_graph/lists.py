@@ -71,7 +71,7 @@ class List(NamedTuple):
     columns: Mapping[str, str]
     resolved: tuple[str, ...]
     default: str
-    items: Callable[[list[int], Reading], list[Item]]
+    items: Callable[[Mapping[int, NodeState], Reading], list[Item]]
     value: Callable[[NodeState, str, Reading], Value]
 
 
@@ -85,7 +85,7 @@ def _answer(what: List, reading: Reading, conditions: Conditions, page: Page) ->
         found = _resolved_rows(what, reading, conditions, key, after, limit + 1)
     shown, more = found[:limit], len(found) > limit
     return {
-        "items": what.items([node for node, _ in shown], reading),
+        "items": what.items(reading.states([node for node, _ in shown]), reading),
         "next": Cursor(what.question, key.text, shown[-1][1], shown[-1][0]).text() if more else None,
     }
 

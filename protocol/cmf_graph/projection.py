@@ -64,7 +64,7 @@ class Projection:
         self._roots = {root for (root,) in rows("SELECT root FROM trees")}
         self._next_event = rows("SELECT coalesce(max(id), 0) + 1 FROM events")[0][0]
         self._next_node = rows("SELECT coalesce(max(id), 0) + 1 FROM nodes")[0][0]
-        self._next_branch = rows("SELECT coalesce(max(id), 0) + 1 FROM branches")[0][0]
+        self._next_branch: int = rows("SELECT coalesce(max(id), 0) + 1 FROM branches")[0][0]
         self._claims = rows("SELECT count(*) FROM trees WHERE claim IS NOT NULL AND predecessor IS NULL")[0][0]
 
     def apply(self, events: Iterable[Event], checkpoints: dict[str, int] | None = None) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 from cmf_graph import lists
 from cmf_graph.details import show_event, show_node
 from cmf_graph.filters import Filter, Page
-from cmf_graph.graph import Graph
+from cmf_graph.graph import Graph, no_collector
 from cmf_graph.items import Item
 from cmf_graph.lineage import NODES_DEFAULT, NODES_MAX, closure, lineage_answer, roots_of
 from cmf_graph.metrics import metric_list
@@ -126,7 +126,7 @@ class Questions:
             )
         both = up == down
         match = self.resolve(ref)
-        with self.reading() as reading:
+        with self.reading() as reading, no_collector():
             executions, artifacts = roots_of(match.node_id, match.event_id, reading)
             found = closure(reading, executions, artifacts, up=up or both, down=down or both, depth=depth, limit=limit)
             answer = lineage_answer(found, reading)

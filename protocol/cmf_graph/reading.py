@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from cmf_graph.aliases import Aliases
-from cmf_graph.graph import Graph, said
+from cmf_graph.graph import Graph, no_collector, said
 from cmf_graph.schema import node_of, unpack_event
 from cmf_protocol import types as t
 from cmf_protocol.encoding import encode
@@ -120,9 +120,10 @@ class Reading:
         for node_id in node_ids:
             groups.setdefault(nodes[node_id][0], []).append(node_id)
         statements: dict[int, list[Said]] = {node_id: [] for node_id in node_ids}
-        for kind, ids in groups.items():
-            self._read(kind, ids, nodes, statements)
-        return {id_: resolve(nodes[id_], statements[id_], self.chains) for id_ in node_ids}
+        with no_collector():
+            for kind, ids in groups.items():
+                self._read(kind, ids, nodes, statements)
+            return {id_: resolve(nodes[id_], statements[id_], self.chains) for id_ in node_ids}
 
     def _read(
         self, kind: str, node_ids: Sequence[int], nodes: Mapping[int, Node], statements: dict[int, list[Said]]

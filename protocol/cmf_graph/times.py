@@ -19,7 +19,7 @@ def rfc3339(time_us: int | None) -> str | None:
         moment = _EPOCH + time_us * _MICROSECOND
     except OverflowError:
         return None
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(27, "0")
+    return moment.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def parse_time(text: str, now_us: int, *, until: bool = False) -> int:

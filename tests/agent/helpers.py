@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +70,11 @@ def python(script: str, *, cwd: Path, **changes: str) -> "subprocess.CompletedPr
         timeout=60,
         check=False,
     )
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Return as soon as `holds()` is true; fail if it isn't within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.002)

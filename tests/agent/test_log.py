@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from cmf_graph.database import connect
 from cmf_protocol.errors import CallerError, IntegrityError, StoreError
 from cmf_protocol.events import Draft, Event, decode_event
 from cmf_protocol.types import metrics_recorded
-from tests.agent.helpers import DRAFT, EXECUTION, environment, python, recorded
+from tests.agent.helpers import DRAFT, EXECUTION, environment, python, recorded, wait_until
 
 WRITER = """
 import sys
@@ -109,33 +108,19 @@ def test_threads_commit_together_and_each_gets_its_own(home: Home) -> None:
 
 def test_threads_that_wait_share_one_commit_and_only_the_bad_draft_fails(home: Home) -> None:
     bad = Draft("metrics.recorded", DRAFT.about, {"metrics": {"x": object()}})
+    commits = []
     with Log(home.log_path) as log, ThreadPoolExecutor(6) as pool:
         log.append([DRAFT])
-        changes = connect(home.log_path)
+        assert log._connection is not None
+        log._connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
         with log._turn:  # the threads queue up behind this
             futures = [pool.submit(log.append, [draft]) for draft in (DRAFT, DRAFT, bad, DRAFT, DRAFT, DRAFT)]
-            until(lambda: len(log._waiting) == 6)
-            before = changes.execute("PRAGMA data_version").fetchone()
-            assert before
+            wait_until(lambda: len(log._waiting) == 6)
         results = [future.exception(timeout=10) or future.result() for future in futures]
-        changes.close()
+        log._connection.set_trace_callback(None)
     assert [isinstance(result, CallerError) for result in results] == [False, False, True, False, False, False]
     assert sorted(r[0].header.sequence for r in results if isinstance(r, list)) == [3, 4, 5, 6, 7]
-
-
-def until(holds: "object", seconds: float = 10.0) -> None:
-    assert callable(holds)
-    passed = threading.Event()
-
-    def watch() -> None:
-        while not passed.is_set():
-            if holds():
-                passed.set()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    assert passed.wait(seconds)
-    thread.join()
+    assert commits == ["COMMIT"]
 
 
 def test_sixteen_processes_lose_nothing_and_none_starves(home: Home) -> None:

@@ -35,8 +35,8 @@ def odd_bytes() -> st.SearchStrategy[bytes]:
     )
     header_like = st.lists(values(max_leaves=3), min_size=9, max_size=12).map(second.write_value)
     deep_header = nested.map(lambda deep: b"\x9a" + b"\x01" * 8 + deep + b"\x01")
-    claims = st.builds(lambda head, rest: head + rest, st.sampled_from([b"\xdd\xff\xff\xff\xff", b"\xdf\x7f\xff\xff\xff", b"\xc9\xff\xff\xff\xff\x01",
-                                                                       b"\xc7\x0c\xff", b"\xd8\xff"]), st.binary(max_size=30))  # fmt: skip
+    too_long = ("ddffffffff", "df7fffffff", "c9ffffffff01", "c70cff", "d8ff")
+    claims = st.builds(lambda head, rest: bytes.fromhex(head) + rest, st.sampled_from(too_long), st.binary(max_size=30))
     return (
         st.binary(max_size=80)
         | values(max_leaves=6).map(second.write_value)

@@ -1,0 +1,157 @@
+"""Answers on standard output: JSON for programs, tables for people.
+
+Rules
+- `--json` prints one document and nothing else; it is ASCII, so that no terminal and no locale can spoil it.
+- For people everything is `text.clean`; on a terminal a table whose wide cells fold, else one line per item, fields separated by tabs.
+- rich is imported only when there is a terminal to draw on.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cmf_graph.text import clean, short_content_id
+
+Item = Mapping[str, Any]
+#: Longer texts are cut where many values share a cell.
+_VALUE_CHARS_MAX = 60
+_LIST_SHOWN = 5
+
+
+class Column(NamedTuple):
+    """A column of a table: its heading, and what it shows of an item."""
+
+    heading: str
+    value: Callable[[Item], object]
+    right: bool = False
+
+
+def field(name: str, heading: str = "", *, right: bool = False) -> Column:
+    """Return the column that shows a field as it is."""
+    return Column(heading or name, lambda item: item.get(name), right)
+
+
+def print_json(document: object) -> None:
+    """Print a document as JSON."""
+    print_text(json.dumps(document, indent=2))
+
+
+def print_text(text: str) -> None:
+    """Print text that is fit to be shown; what the locale can't write becomes `?`."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+
+
+def cell(value: object) -> str:
+    """Return a value as it stands in a table."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        shown = [f"{_part(key)}={_part(inner)}" for key, inner in list(value.items())[:_LIST_SHOWN]]
+        return ", ".join(shown) + _more(len(value))
+    if isinstance(value, list | tuple):
+        return ", ".join(_part(inner) for inner in value[:_LIST_SHOWN]) + _more(len(value))
+    return clean(value)
+
+
+def _part(value: object) -> str:
+    text = cell(value)
+    return text if len(text) <= _VALUE_CHARS_MAX else text[: _VALUE_CHARS_MAX - 1] + "…"
+
+
+def _more(count: int) -> str:
+    return f", +{count - _LIST_SHOWN}" if count > _LIST_SHOWN else ""
+
+
+def moment(time: object) -> str:
+    """Return an RFC 3339 time without its microseconds."""
+    return "" if time is None else str(time)[:19].replace("T", " ") + "Z"
+
+
+def print_table(
+    items: Sequence[Item], columns: Sequence[Column], *, following: str | None = None, empty: str = ""
+) -> None:
+    """Print items as a table; `following` is the cursor of the next page, `empty` what to say when there are none."""
+    rows = [[cell(column.value(item)) for column in columns] for item in items]
+    if not sys.stdout.isatty():
+        for row in ([column.heading for column in columns], *rows):
+            print_text("\t".join(row))
+    elif rows:
+        _draw(rows, columns)
+    elif empty:
+        print_text(empty)
+    if following:
+        sys.stderr.write(f"there are more: --cursor {following}\n")
+
+
+def _draw(rows: Sequence[Sequence[str]], columns: Sequence[Column]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column.heading, overflow="fold", justify="right" if column.right else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))  # Text: no markup in it is read
+    Console(soft_wrap=False, emoji=False, highlight=False).print(table)
+
+
+# -- one thing ---------------------------------------------------------------------------------------------------------
+
+
+def print_thing(thing: Item) -> None:
+    """Print everything of one thing: a line for each field, and one for each element of a field that holds many."""
+    for key, value in thing.items():
+        if value in (None, [], {}, "") or (key == "type"):
+            continue
+        if isinstance(value, Mapping):
+            _print_map(key, value)
+        elif isinstance(value, list) and any(isinstance(element, Mapping | list) for element in value):
+            print_text(f"{clean(key)}:")
+            for element in value:
+                print_text(f"  {_element(element)}")
+        else:
+            print_text(f"{clean(key)}: {_whole(value)}")
+
+
+def _print_map(key: str, value: Item) -> None:
+    print_text(f"{clean(key)}:")
+    for inner, element in value.items():
+        if isinstance(element, list) and any(isinstance(each, Mapping) for each in element):
+            for each in element:
+                print_text(f"  {_element(each)}")
+        else:
+            print_text(f"  {clean(inner)}: {_whole(element)}")
+
+
+def _whole(value: object) -> str:
+    """Return a value uncut."""
+    if isinstance(value, list):
+        return ", ".join(_whole(inner) for inner in value)
+    if isinstance(value, Mapping):
+        return clean(json.dumps(value, ensure_ascii=False))
+    return cell(value)
+
+
+def _element(element: object) -> str:
+    if not isinstance(element, Mapping):
+        return _whole(element)
+    if "content_id" in element:
+        parts = [element.get("name"), short_content_id(element["content_id"]), element.get("kind")]
+    elif element.get("type") == "execution":
+        parts = [element["label"], element["id"], element["status"], element["site"], moment(element["started_at"])]
+    elif "points" in element:
+        last = element["points"][-1]
+        series = f" [{cell(element['series'])}]" if element["series"] else ""
+        count = f"{element['count']} steps, at {last['step']}:"
+        parts = [f"{cell(element['name'])}{series}", count, cell(last["value"])]
+    else:
+        parts = [f"{clean(key)}={_whole(value)}" for key, value in element.items() if value not in (None, [], {})]
+    return "  ".join(cell(part) for part in parts if part not in (None, ""))
