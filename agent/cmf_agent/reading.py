@@ -106,8 +106,8 @@ class LogReader:
         """
         end = base + (1 << SEQUENCE_BITS)
         query = (
-            "SELECT position, CAST(event_id AS BLOB), CAST(header AS BLOB), CAST(body AS BLOB) FROM events WHERE position > ? AND position < ? "
-            f"AND position {sign} ? ORDER BY position {order} LIMIT ?"
+            "SELECT position, CAST(event_id AS BLOB), CAST(header AS BLOB), CAST(body AS BLOB) FROM events "
+            f"WHERE position > ? AND position < ? AND position {sign} ? ORDER BY position {order} LIMIT ?"
         )
         while True:
             with store_errors(self._path):

@@ -5,16 +5,19 @@ Rules
 - Errors are raised and turned into a message, a hint and an exit code in one place (`cmf_graph.console`).
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from cmf_graph.commands import add_query_commands
-from cmf_graph.console import print_document, print_json, print_table, print_warning, run
-from cmf_graph.questions import Questions
 
+from cmf_graph.commands import add_query_commands
+from cmf_graph.console import guarded, print_warning, run_app
+from cmf_graph.graph import Graph
+from cmf_graph.output import field, print_json, print_table, print_text
+from cmf_graph.questions import Questions
 from cmf_hub.data import DataFolder, default_data_folder
 from cmf_protocol.errors import CallerError, IntegrityError
 
@@ -89,9 +92,9 @@ def site_add(
     if as_json:
         print_json(added)
     elif added["joins"]:
-        print_document(f"{name} is enrolled. Bring {added['file']} to it, run there: cmf-agent join {output}")
+        print_text(f"{name} is enrolled. Bring {added['file']} to it, run there: cmf-agent join {output}")
     else:
-        print_document(f"{name} is enrolled with its key; its bundles are admitted: cmf-hub import BUNDLE")
+        print_text(f"{name} is enrolled with its key; its bundles are admitted: cmf-hub import BUNDLE")
 
 
 def _key(text: str) -> bytes:
@@ -123,7 +126,9 @@ def site_list(data: DataOption = None, as_json: JsonOption = False) -> None:
         print_json({"items": items, "next": None})
     else:
         print_table(
-            items, ["name", "enrolled", "joined", "revoked"], empty="no site yet: cmf-hub site add NAME -o FILE"
+            items,
+            [field(name) for name in ("name", "enrolled", "joined", "revoked")],
+            empty="no site yet: cmf-hub site add NAME -o FILE",
         )
 
 
@@ -136,7 +141,7 @@ def site_revoke(name: str, data: DataOption = None, as_json: JsonOption = False)
     if as_json:
         print_json({"site": name, "revoked": True, "cut": told})
     else:
-        print_document(f"{name} is revoked" + (" and cut off" if told else "; the hub is not serving"))
+        print_text(f"{name} is revoked" + (" and cut off" if told else "; the hub is not serving"))
 
 
 # -- care ------------------------------------------------------------------------------------------------------------
@@ -150,7 +155,7 @@ def digest(data: DataOption = None, as_json: JsonOption = False, stale: StaleOpt
     if as_json:
         print_json(found)
     else:
-        print_document("\n".join(f"{key:14} {value}" for key, value in found.items()))
+        print_text("\n".join(f"{key:14} {value}" for key, value in found.items()))
 
 
 @app.command()
@@ -165,13 +170,13 @@ def verify(data: DataOption = None, as_json: JsonOption = False) -> None:
             {"ok": not found.problems, "segments": found.segments, "events": found.events, "problems": found.problems}
         )
     else:
-        print_document(
+        print_text(
             f"checked {found.segments} segments with {found.events} events: "
             + ("ok" if not found.problems else "NOT ok")
         )
     if found.problems:
         if not as_json:
-            print_document("\n".join(found.problems))
+            print_text("\n".join(found.problems))
         raise IntegrityError(
             f"{len(found.problems)} problems", "stop the hub, keep the data, bring back a copy or let sites push again"
         )
@@ -186,7 +191,7 @@ def rebuild(data: DataOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json({"segments": segments})
     else:
-        print_document(f"rebuilt from {segments} segments")
+        print_text(f"rebuilt from {segments} segments")
 
 
 @app.command()
@@ -200,7 +205,7 @@ def status(data: DataOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(found)
     else:
-        print_document("\n".join(f"{key.replace('_', ' '):27} {value}" for key, value in found.items()))
+        print_text("\n".join(f"{key.replace('_', ' '):27} {value}" for key, value in found.items()))
 
 
 @app.command("import")
@@ -212,7 +217,7 @@ def import_(bundle: Path, data: DataOption = None, as_json: JsonOption = False) 
     if as_json:
         print_json(found)
     else:
-        print_document(
+        print_text(
             f"{found['segments']} segments: {found['admitted']} events admitted, {found['duplicates']} held already, "
             f"{found['parked']} segments parked, {len(found['refused'])} refused"
         )
@@ -230,14 +235,15 @@ def quarantine_list(data: DataOption = None, as_json: JsonOption = False) -> Non
     if as_json:
         print_json({"items": items, "next": None})
     else:
-        print_table(items, ["id", "arrived", "carrier", "code", "message", "bytes"], empty="nothing is in quarantine")
+        columns = [field(name) for name in ("id", "arrived", "carrier", "code", "message", "bytes")]
+        print_table(items, columns, empty="nothing is in quarantine")
 
 
 # -- questions -------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _graph(data: Path | None, stale: bool) -> Iterator["Graph"]:
+def _graph(data: Path | None, stale: bool) -> Iterator[Graph]:
     from cmf_hub.projector import QUERY_WAIT_S, caught_up_graph
 
     graph, behind = caught_up_graph(_existing(data), wait_s=0.0 if stale else QUERY_WAIT_S)
@@ -258,12 +264,8 @@ def _questions(data: DataOption = None, stale: StaleOption = False) -> Iterator[
         yield Questions(graph, names)
 
 
-add_query_commands(query_app, _questions)
-
-
-@query_app.command("sites")
-def query_sites(data: DataOption = None, as_json: JsonOption = False, stale: StaleOption = False) -> None:
-    """Has each site sent everything, up to when, and what is missing?"""
+@contextmanager
+def _sites(data: DataOption = None, stale: StaleOption = False) -> Iterator[list[dict[str, Any]]]:
     from cmf_hub.projector import open_custody
     from cmf_hub.registry import Registry
     from cmf_hub.sites import list_sites
@@ -271,14 +273,13 @@ def query_sites(data: DataOption = None, as_json: JsonOption = False, stale: Sta
     folder = _existing(data)
     with _graph(data, stale) as graph:
         trees = graph.trees()
-        before = {t.root: trees[t.predecessor].log_id for t in trees.values() if t.predecessor is not None}
-    items = list_sites(open_custody(folder), Registry(folder.registry), before)
-    if as_json:
-        print_json({"items": items, "next": None})
-    else:
-        print_table(items, ["name", "state", "events", "complete_until", "last_contact"], empty="no site yet")
+    before = {t.root: trees[t.predecessor].log_id for t in trees.values() if t.predecessor is not None}
+    yield list_sites(open_custody(folder), Registry(folder.registry), before)
 
 
-def main() -> None:
-    """Run the command line."""
-    run(app)
+add_query_commands(query_app, _questions, sites_of=_sites)
+
+
+def main() -> int:
+    """Run the command that the process was called with and return its exit code."""
+    return guarded(lambda: run_app(app, sys.argv[1:], "cmf-hub"))

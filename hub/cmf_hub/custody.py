@@ -300,7 +300,7 @@ class Custody:
         return low
 
     def _event_ids(self, segment: int) -> list[bytes]:
-        ids = self._ids.get(segment)
+        ids: list[bytes] | None = self._ids.get(segment)
         if ids is None:
             data, skip = self.rows("SELECT data, skip FROM segments WHERE id = ?", (segment,))[0]
             ids = [event.event_id for event in events_of(data, skip)]
@@ -332,10 +332,8 @@ class Custody:
 
     def event_id_at(self, branch: int, sequence: int) -> bytes:
         """Return the id of the event at a sequence of a branch's own segments."""
-        segment, first = self.rows(
-            "SELECT id, first_sequence FROM segments WHERE branch = ? AND first_sequence <= ? ORDER BY first_sequence DESC LIMIT 1",
-            (branch, sequence),
-        )[0]
+        sql = "SELECT id, first_sequence FROM segments WHERE branch = ? AND first_sequence <= ? ORDER BY first_sequence DESC LIMIT 1"
+        segment, first = self.rows(sql, (branch, sequence))[0]
         ids: list[bytes] = self._event_ids(segment)
         return ids[sequence - first]
 

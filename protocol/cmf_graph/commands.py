@@ -6,8 +6,10 @@
 them. This module is imported by command lines only.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -21,8 +23,8 @@ from cmf_graph.text import SHORT_COMMIT_CHARS, short_content_id
 from cmf_protocol.errors import CallerError
 
 OpenQuestions = Callable[..., AbstractContextManager[Questions]]
-#: Returns the items of the verb `sites`, which only a hub can answer.
-SitesOf = Callable[[], Sequence[dict[str, Any]]]
+#: Gives the items of the verb `sites`, which only a hub can answer.
+SitesOf = Callable[..., AbstractContextManager[Sequence[dict[str, Any]]]]
 _FORMATS = ("tree", "json", "dot", "mermaid", "graphml")
 
 _Pipeline = Annotated[str | None, typer.Option("--pipeline", "-p", help="Only of this pipeline.")]
@@ -59,7 +61,14 @@ _Nodes = Annotated[int, typer.Option("--limit", help="At most so many nodes.")]
 
 
 def add_query_commands(app: typer.Typer, open_questions: OpenQuestions, *, sites_of: SitesOf | None = None) -> None:
-    """Add the verbs pipelines, stages, executions, artifacts, metrics, show and lineage to `app`; `sites` if `sites_of` is given."""
+    """Add the verbs pipelines, stages, executions, artifacts, metrics, show and lineage to `app`; `sites` if `sites_of` is given.
+
+    The options that `open_questions` and `sites_of` have as parameters become options of every verb.
+    """
+
+    def add(verb: str, help_: str, make: Callable[[Any], Callable[..., None]], source: Callable[..., Any]) -> None:
+        app.command(verb, help=help_)(_with_options(make, source))
+
     for verb, columns, help_ in (
         (
             "pipelines",
@@ -78,17 +87,28 @@ def add_query_commands(app: typer.Typer, open_questions: OpenQuestions, *, sites
             "artifacts; environments and labels only with --kind.\n\nExample: artifacts -p mnist --kind model",
         ),
     ):
-        app.command(verb, help=f"List {help_}")(_list_verb(open_questions, verb, columns))
-    app.command("metrics", help="List metrics.\n\nExample: metrics -p mnist --name auc --sort -value")(
-        _metrics_verb(open_questions)
-    )
-    app.command("show", help="Show everything about one thing.\n\nExample: show model.pkl")(_show_verb(open_questions))
-    app.command(
-        "lineage",
-        help="Show what something came from, and what came of it.\n\nExample: lineage ./model.pkl --up --depth 4",
-    )(_lineage_verb(open_questions))
+        add(verb, f"List {help_}", partial(_list_verb, question=verb, columns=columns), open_questions)
+    add("metrics", "List metrics.\n\nExample: metrics -p mnist --name auc --sort -value", _metrics_verb, open_questions)
+    add("show", "Show everything about one thing.\n\nExample: show model.pkl", _show_verb, open_questions)
+    help_ = "Show what something came from, and what came of it.\n\nExample: lineage ./model.pkl --up --depth 4"
+    add("lineage", help_, _lineage_verb, open_questions)
     if sites_of is not None:
-        app.command("sites", help="List sites, and how far each is.\n\nExample: sites --json")(_sites_verb(sites_of))
+        add("sites", "Has each site sent everything, up to when?\n\nExample: sites --json", _sites_verb, sites_of)
+
+
+def _with_options(make: Callable[[Any], Callable[..., None]], source: Callable[..., Any]) -> Callable[..., None]:
+    """Return the verb that `make(opener)` gives, with the parameters of `source` as options besides its own."""
+    extra = inspect.signature(source).parameters
+    own = inspect.signature(make(source)).parameters
+
+    def verb(**arguments: Any) -> None:
+        opening = {name: arguments.pop(name) for name in extra}
+        make(lambda: source(**opening))(**arguments)
+
+    every = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own.values(), *extra.values())]
+    verb.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+    verb.__annotations__ = {p.name: p.annotation for p in every}
+    return verb
 
 
 def print_list(answer: dict[str, Any], columns: Sequence[Column], what: str, *, as_json: bool) -> None:
@@ -181,7 +201,8 @@ def _lineage_verb(open_questions: OpenQuestions) -> Callable[..., None]:
 
 def _sites_verb(sites_of: SitesOf) -> Callable[..., None]:
     def verb(as_json: _Json = False) -> None:
-        print_list({"items": list(sites_of()), "next": None}, _SITES, "sites", as_json=as_json)
+        with sites_of() as items:
+            print_list({"items": list(items), "next": None}, _SITES, "sites", as_json=as_json)
 
     return verb
 
@@ -238,8 +259,8 @@ _METRICS = (
 )
 _SITES = (
     field("name"),
-    Column("logs", lambda item: len(item["logs"]), right=True),
+    field("events", right=True),
     Column("complete until", lambda item: moment(item["complete_until"])),
     Column("last contact", lambda item: moment(item["last_contact"])),
-    field("revoked"),
+    field("state"),
 )

@@ -82,7 +82,7 @@ def sort_key(sort: str | None, columns: Mapping[str, str], resolved: Sequence[st
     name = (sort or default).removeprefix("-")
     if name in columns:
         return SortKey(name, columns[name], descending)
-    if any(name == r or (r.endswith(".") and name.startswith(r) and name != r) for r in resolved):
+    if not name.endswith(".") and any(name == r or (r.endswith(".") and name.startswith(r)) for r in resolved):
         return SortKey(name, None, descending)
     known = ", ".join(
         name for name in [*columns, *(f"{r}NAME" if r.endswith(".") else r for r in resolved)] if name != "new"

@@ -17,7 +17,7 @@ from cmf_graph.tree import tree
 Lineage = Mapping[str, Any]
 #: What XML 1.0 can't hold in any spelling (section 2.2) or would alter, what a terminal would act on, and the backslash that marks these.
 _NOT_XML = re.compile(
-    "[^\t\n\x20-\x5b\x5d-\x7e\xa0-\u200d\u2010-\u2027\u202f-\u2065\u2070-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
+    r"[^\t\n\x20-\x5b\x5d-\x7e\xa0-\u200d\u2010-\u2027\u202f-\u2065\u2070-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 )
 _NOT_MERMAID = re.compile(r"[^\w .,/=+@()-]|[\r\n]")
 

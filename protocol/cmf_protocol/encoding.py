@@ -114,14 +114,6 @@ def unpack(data: bytes) -> Value:
         raise DecodeError(f"bytes that are not msgpack: {error}") from error
 
 
-def packs_to(value: Value, data: bytes) -> bool:
-    """Tell if packing an unpacked value gives `data` again; False too for what is nested too deep to be packed."""
-    try:
-        return bool(msgpack.packb(value) == data)
-    except ValueError:
-        return False
-
-
 def _refuse_ext(code: int, _data: bytes) -> Value:
     raise ValueError(f"ext type {code}")
 

@@ -87,6 +87,8 @@ def _read(header: Header, body: bytes | None) -> tuple[bytes, dict[str, Value]] 
     for key in shape.required:
         if key not in values:
             return Unfolded(f"malformed body: {key} is missing")
+    if shape.target and shape.target not in values and len(about) != 1:
+        return Unfolded(f"{type_} of no event about several nodes")
     checks = shape.checks
     for key, value in values.items():
         if key in checks and not checks[key](value):
@@ -226,6 +228,8 @@ class _Shape(NamedTuple):
     about: Callable[[tuple[Node, ...]], bool]
     checks: Checks
     required: tuple[str, ...] = ()
+    #: The key without which it is about one node only.
+    target: str = ""
 
 
 _PROPERTIES: Checks = {"facts": _is_map, "properties": _is_map}
@@ -251,7 +255,7 @@ _SHAPES: dict[str, _Shape] = {
     t.TAG_ADDED: _Shape(_any_one, {"tag": t.is_name}, ("tag",)),
     t.TAG_REMOVED: _Shape(_any_one, {"tag": t.is_name, "adds": _is_ids}, ("tag", "adds")),
     t.NOTE_ADDED: _Shape(_any_one, {"text": _is_text}, ("text",)),
-    t.RETRACTED: _Shape(_nodes, {"reason": _is_text, "event": _is_bin32}, ("reason",)),
+    t.RETRACTED: _Shape(_nodes, {"reason": _is_text, "event": _is_bin32}, ("reason",), "event"),
     t.UNRETRACTED: _Shape(_nodes, {"retraction": _is_bin32, "reason": _is_text}, ("retraction",)),
 }
 TYPES = tuple(_SHAPES)

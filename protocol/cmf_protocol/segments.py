@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgpack
 import zstandard
 
-from cmf_protocol.encoding import packs_to, unpack
+from cmf_protocol.encoding import unpack
 from cmf_protocol.errors import DecodeError, IntegrityError
 from cmf_protocol.events import Event, decode_events
 from cmf_protocol.signing import KEY_BYTES, SEGMENT_TAG, SIGNATURE_BYTES, Signer, verifies
@@ -105,7 +105,7 @@ def unpack_segment(data: bytes) -> tuple[Statement, bytes, tuple[tuple[bytes, by
         raise DecodeError("a segment's statement or signature breaks the format")
     if type(events) is not tuple or not 1 <= len(events) <= SEGMENT_EVENTS_MAX:
         raise DecodeError(f"a segment holds 1 to {SEGMENT_EVENTS_MAX:,} events")
-    if not packs_to(parts, packed):
+    if msgpack.packb(parts) != packed:
         raise DecodeError("a segment's bytes are not canonical")
     return Statement._make(statement), signature, events
 

@@ -1,11 +1,12 @@
 """Finding and making `.cmf`, configuration, keys, joining."""
 
 import json
-import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.agent.helpers import CLI, cli, cli_json, environment, recorded
 
 from cmf_agent.home import find_home, future_home, init_home
 from cmf_agent.hub_file import hub_in_force, join, load_hub
@@ -14,7 +15,6 @@ from cmf_agent.settings import load_settings, user_config_path
 from cmf_agent.verify import verify
 from cmf_link.login import new_login
 from cmf_protocol.errors import CallerError, StoreError
-from tests.agent.helpers import cli, cli_json, recorded
 
 
 def test_init_makes_a_private_key_an_ignore_file_and_a_log(project: Path) -> None:
@@ -112,7 +112,9 @@ def test_flags_go_before_environment_before_files(tmp_path: Path) -> None:
     assert (settings.team, settings.actor, settings.hub_url) == ("projects", "users", "nats://users")
     assert settings.capture_diff
     changed = load_settings(
-        project, environment | {"CMF_TEAM": "env", "CMF_HUB": "nats://env", "CMF_CAPTURE_DIFF": "no"}, hub_url="nats://flag"
+        project,
+        environment | {"CMF_TEAM": "env", "CMF_HUB": "nats://env", "CMF_CAPTURE_DIFF": "no"},
+        hub_url="nats://flag",
     )
     assert (changed.team, changed.hub_url, changed.capture_diff) == ("env", "nats://flag", False)
     assert load_settings(project, environment | {"CMF_CAPTURE_ENV": "A, B,"}).capture_env == ("A", "B")
@@ -231,13 +233,11 @@ def test_a_file_that_is_no_join_file_is_refused(project: Path, content: bytes) -
 
 
 def test_many_inits_at_once_make_one_log(project: Path) -> None:
-    import subprocess
-
-    from tests.agent.helpers import CLI, environment
-
-    several = [subprocess.Popen([*CLI, "init"], cwd=project, env=environment(), stdout=subprocess.DEVNULL) for _ in range(4)]
+    several = [
+        subprocess.Popen([*CLI, "init"], cwd=project, env=environment(), stdout=subprocess.DEVNULL) for _ in range(4)
+    ]
     assert [process.wait(60) for process in several] == [0] * 4
     home = find_home(project)
     assert len(recorded(home)) == 1
     assert not verify(home).problems
-    assert os.listdir(home.path / "keys") == ["signing.key"]
+    assert list(home.key_path.parent.iterdir()) == [home.key_path]

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.agent.helpers import DRAFT, EXECUTION, environment, python, recorded, wait_until
 
 from cmf_agent.home import Home
 from cmf_agent.log import Log
@@ -17,7 +18,6 @@ from cmf_graph.database import connect
 from cmf_protocol.errors import CallerError, IntegrityError, StoreError
 from cmf_protocol.events import Draft, Event, decode_event
 from cmf_protocol.types import metrics_recorded
-from tests.agent.helpers import DRAFT, EXECUTION, environment, python, recorded, wait_until
 
 WRITER = """
 import sys
@@ -93,9 +93,7 @@ def test_a_draft_that_cannot_be_an_event_records_nothing(home: Home) -> None:
 
 def test_threads_commit_together_and_each_gets_its_own(home: Home) -> None:
     def write(number: int) -> list[Event]:
-        return [
-            log.append([metrics_recorded(EXECUTION, metrics={"thread": number, "at": at})])[0] for at in range(50)
-        ]
+        return [log.append([metrics_recorded(EXECUTION, metrics={"thread": number, "at": at})])[0] for at in range(50)]
 
     with Log(home.log_path) as log, ThreadPoolExecutor(8) as pool:
         of_threads = list(pool.map(write, range(8)))

@@ -2,18 +2,18 @@
 
 import math
 import os
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import md5
 from pathlib import Path
 
 import pytest
+from tests.agent.helpers import cli, of_type, only, python, recorded, wait_until
 
 import cmf_agent as cmf
 from cmf_agent.home import Home
 from cmf_agent.verify import verify
 from cmf_protocol.errors import CallerError, StoreError
 from cmf_protocol.fold import Unfolded, read
-from tests.agent.helpers import cli, of_type, only, python, recorded, wait_until
 
 
 def test_a_run_records_its_start_what_it_said_and_its_end(home: Home) -> None:
@@ -154,9 +154,8 @@ def test_a_folder_is_recorded_with_its_files(home: Home) -> None:
 
 
 def test_a_missing_file_is_the_callers_error_and_the_run_may_go_on(home: Home) -> None:
-    with cmf.run("p", "s") as run:
-        with pytest.raises(CallerError, match="nothing-here"):
-            run.output("nothing-here")
+    with cmf.run("p", "s") as run, pytest.raises(CallerError, match="nothing-here"):
+        run.output("nothing-here")
     assert only(home, "execution.finished")[1]["status"] == "finished"
 
 
@@ -355,15 +354,11 @@ with cmf.run("p", "s") as run:
 
 
 def test_threads_share_a_run(home: Home) -> None:
-    with cmf.run("p", "s") as run:
-        threads = [
-            threading.Thread(target=lambda n=n: [run.metric(f"m{n}", at) for at in range(20)]) for n in range(8)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert len(of_type(home, "metrics.recorded")) == 160
+    with cmf.run("p", "s") as run, ThreadPoolExecutor(8) as pool:
+        for at in range(160):
+            pool.submit(run.metric, f"m{at}", at)
+    said = {name for _, body in of_type(home, "metrics.recorded") for name in body["metrics"]}
+    assert len(said) == 160
     assert not verify(home).problems
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy
 import pytest
+from tests.agent.helpers import EXECUTION, of_type, only, wait_until
 
 import cmf_agent as cmf
 from cmf_agent.home import Home
 from cmf_agent.steps import FLUSH_AFTER_S, StepBuffer
 from cmf_protocol.errors import CallerError
 from cmf_protocol.events import EVENT_BYTES_MAX, Draft
-from tests.agent.helpers import EXECUTION, of_type, only, wait_until
 
 
 def test_points_become_blocks_with_their_last_value_beside_them(home: Home) -> None:
@@ -23,7 +23,7 @@ def test_points_become_blocks_with_their_last_value_beside_them(home: Home) -> N
             run.metric("loss", 1.0 / (step + 1), step=step)
             run.metric("loss", step, step=step, series="valid")
         run.metrics({"accuracy": 0.5, "f1": 0.25}, step=2)
-    header, body = only(home, "metrics.recorded")
+    _, body = only(home, "metrics.recorded")
     blocks = {(name, series): (steps, values) for name, series, steps, values, _ in body["steps"]}
     assert blocks == {
         ("loss", ""): ((0, 1, 2), (1.0, 0.5, 1.0 / 3)),

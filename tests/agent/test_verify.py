@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+from tests.agent.helpers import DRAFT, cli, cli_json
 
 from cmf_agent.home import Home
 from cmf_agent.keys import read_signer
@@ -12,7 +13,6 @@ from cmf_agent.verify import Problem, verify
 from cmf_graph.database import Connection, connect
 from cmf_protocol.events import Event
 from cmf_protocol.segments import sign_segment, statement_of
-from tests.agent.helpers import DRAFT, cli, cli_json
 
 
 def log_of(home: Home, count: int) -> list[Event]:

@@ -138,7 +138,7 @@ def test_a_value_nests_sixteen_deep_and_not_deeper() -> None:
     assert second.read_value(encode(nested(DEPTH_MAX))) is not None
     with pytest.raises(CallerError):
         encode(nested(DEPTH_MAX + 1))
-    for depth in (DEPTH_MAX + 1, 600, 2_000, 100_000):
+    for depth in (DEPTH_MAX + 1, 600, 1_023, 1_024, 2_000, 100_000):
         raw = b"\x91" * depth + b"\x01"
         with pytest.raises(DecodeError):
             decode(raw)

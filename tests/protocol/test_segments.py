@@ -236,7 +236,7 @@ def test_content_that_is_not_canonical_is_refused() -> None:
 
 
 def test_content_that_nests_too_deep_is_refused() -> None:
-    for depth in (17, 600, 5_000, 500_000):
+    for depth in (17, 600, 1_020, 1_024, 5_000, 500_000):
         value = content(SEGMENT)
         head = b"\x93" + second.write_value(value[0]) + second.write_value(value[1]) + b"\x91"
         refused(b"\x01" + zstandard.ZstdCompressor().compress(head + b"\x91" * depth + b"\x01"))

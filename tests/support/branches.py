@@ -1,6 +1,7 @@
 """Resolving a set of events with `cmf_protocol.resolve`: numbers its branches as a store could, and takes the digest.
 
-Any numbering must give the same graph; `pick` decides where a store is free: which child goes on with a branch, and whether any does.
+Any numbering must give the same graph; `pick` decides where a store is free: which child goes on with a branch, whether any does, and in
+which order a node's statements come.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -31,9 +32,11 @@ class Graph:
     said: dict[Node, list[Said]] = field(default_factory=dict)
     logs: dict[bytes, list[tuple[bytes, bytes, bytes | None]]] = field(default_factory=dict)
     unfolded: int = 0
+    pick: Pick = first
 
     def state(self, node: Node) -> NodeState:
-        return resolve(node, self.said[node], self.chains)
+        waiting = list(self.said[node])
+        return resolve(node, [waiting.pop(self.pick(len(waiting))) for _ in self.said[node]], self.chains)
 
     def row(self, node: Node) -> bytes:
         return digest_row(self.state(node), self.chains, self.logs.get(node[1], ()) if node[0] == "key" else ())
@@ -48,7 +51,7 @@ class Graph:
 def graph_of(events: Iterable[Event], pick: Pick = first) -> Graph:
     """Return the graph of a set of events, in any order, repetitions allowed."""
     by_id = {event.event_id: event for event in events}
-    graph = Graph()
+    graph = Graph(pick=pick)
     ordered = sorted(by_id.values(), key=lambda event: event.header.sequence)
     _number(graph, ordered, pick)
     trees = {graph.places[e.event_id][0]: e for e in ordered if e.header.previous is None}

@@ -112,6 +112,7 @@ class World:
         self.sites: dict[bytes, str] = {}
         self.now_us = NOON_US
         self._executions = 0
+        self._readers: list[Graph] = []
 
     def tick(self) -> int:
         """Return the time, a second later with each call."""
@@ -135,12 +136,15 @@ class World:
 
     def graph(self) -> Graph:
         """Return the graph, opened as a reader does."""
-        return open_graph(self.path)
+        self._readers.append(open_graph(self.path))
+        return self._readers[-1]
 
     def questions(self, *, hash_file: Callable[[Path], str] | None = None) -> Questions:
         """Return the questions over the graph; now is when the last event was recorded."""
         return Questions(self.graph(), self.sites, hash_file=hash_file, clock=lambda: self.now_us)
 
     def close(self) -> None:
-        """Close the writer."""
+        """Close the writer and all readers."""
+        for reader in self._readers:
+            reader.connection.close()
         self.projection.close()
