@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cmf_agent.shape import TEXT_CHARS_MAX, note_lossy, shape
-from cmf_agent.sources.files import Content
 from cmf_agent.sources.host import mask_mapping
 from cmf_agent.sources.names import artifact_name
+from cmf_graph.content.files import Content
 from cmf_protocol.encoding import bend
 from cmf_protocol.errors import CallerError
 from cmf_protocol.events import Draft

@@ -8,29 +8,23 @@ Rules
 
 import sys
 
-from cmf_agent.console import guarded
+from cmf_graph.console import guarded, run_app
 
 
 def main() -> int:
     """Run the command that the process was called with and return its exit code."""
-    arguments = sys.argv[1:]
+    return guarded(lambda: _run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
     if arguments in (["status"], ["status", "--json"]):
-        return guarded(lambda: _status(as_json="--json" in arguments))
-    return guarded(lambda: _any_command(arguments))
+        from cmf_agent.status import print_status
 
+        print_status(as_json="--json" in arguments)
+        code = 0
+    else:
+        from cmf_agent.commands import app
 
-def _status(*, as_json: bool) -> int:
-    from cmf_agent.status import print_status
-
-    print_status(as_json=as_json)
-    return 0
-
-
-def _any_command(arguments: list[str]) -> int:
-    from cmf_agent.commands import app
-
-    try:
-        app(args=arguments, prog_name="cmf-agent")
-    except SystemExit as stop:  # typer's way to end, also for usage errors, which it has told
-        return stop.code if isinstance(stop.code, int) else 0
-    return 0
+        code = run_app(app, arguments, "cmf-agent")
+    sys.stdout.flush()  # here, where a reader that has left is no error to tell
+    return code

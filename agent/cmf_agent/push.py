@@ -1,9 +1,9 @@
 """Push: replays what the hub has not confirmed, and returns when it has, or when time is up.
 
-Theory of operation: a hello tells what the hub holds of this site's logs. What lies beyond is cut into segments, each signed once and for ever
-(a cut that was signed before is sent as it was), and handed to JetStream, a few at a time. Confirmations come on a subject of their own;
-`cmf_protocol.sync` says what to send next and when to ask again. Nothing here decides that an event is delivered but the hub's word
-about that event's id.
+Theory of operation: a hello tells what the hub holds of this site's logs. What lies beyond is cut into segments, each
+signed once and for ever (a cut that was signed before is sent as it was), and handed to JetStream, a few at a time.
+Confirmations come on a subject of their own; `cmf_protocol.sync` says what to send next and when to ask again. Nothing
+here decides that an event is delivered but the hub's word about that event's id.
 
 Rules
 - One push per site at a time (a lock file); the log may grow meanwhile, what comes after the start waits for the next push.

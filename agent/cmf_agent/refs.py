@@ -16,8 +16,8 @@ from pathlib import Path
 from cmf_agent.home import Home
 from cmf_agent.naming import describe_node
 from cmf_agent.reading import LogReader, StoredEvent
-from cmf_agent.sources.files import hash_path
-from cmf_agent.sources.memory import DigestMemory
+from cmf_graph.content.files import hash_path
+from cmf_graph.content.memory import DigestMemory
 from cmf_protocol.errors import CallerError, DecodeError
 from cmf_protocol.events import Event, Node, decode_body
 from cmf_protocol.types import ARTIFACT_PRODUCED, ARTIFACT_USED

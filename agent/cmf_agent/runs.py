@@ -28,10 +28,10 @@ from cmf_agent.outcome import outcome_of
 from cmf_agent.recorder import Recorder, say
 from cmf_agent.settings import Settings, load_settings
 from cmf_agent.shape import TEXT_CHARS_MAX, note_lossy, shape, short_text
-from cmf_agent.sources.files import Content, hash_path
 from cmf_agent.sources.host import mask_mapping
-from cmf_agent.sources.memory import DigestMemory
 from cmf_agent.steps import Number, StepBuffer, as_number
+from cmf_graph.content.files import Content, hash_path
+from cmf_graph.content.memory import DigestMemory
 from cmf_protocol.errors import CallerError, CmfError
 from cmf_protocol.events import Draft
 from cmf_protocol.types import (

@@ -3,12 +3,12 @@
 This is the command that people and monitors call most often, so it imports next to nothing.
 """
 
-from cmf_agent.console import print_document, print_json
 from cmf_agent.home import Home, find_home
 from cmf_agent.hub_file import HubFile, load_hub
 from cmf_agent.outbox import Outbox
 from cmf_agent.reading import LogReader, LogRow
 from cmf_graph.database import sqlite_version
+from cmf_graph.output import print_json, print_text
 from cmf_graph.times import rfc3339
 
 Status = dict[str, object]
@@ -72,4 +72,4 @@ def print_status(*, as_json: bool) -> None:
     if as_json:
         print_json(status)
     else:
-        print_document(status_text(status))
+        print_text(status_text(status))

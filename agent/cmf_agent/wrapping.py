@@ -17,7 +17,7 @@ from cmf_agent.outcome import outcome_of_code
 from cmf_agent.progress import hashing_progress
 from cmf_agent.recorder import say
 from cmf_agent.runs import Run
-from cmf_agent.sources.files import Content
+from cmf_graph.content.files import Content
 from cmf_protocol.errors import CallerError, CmfError
 
 

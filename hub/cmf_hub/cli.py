@@ -261,7 +261,13 @@ def _questions(data: DataOption = None, stale: StaleOption = False) -> Iterator[
 
     names = Registry(_existing(data).registry).names_by_key()
     with _graph(data, stale) as graph:
-        yield Questions(graph, names)
+        yield Questions(graph, names, hash_file=_content_id)
+
+
+def _content_id(path: Path) -> str:
+    from cmf_graph.content.files import hash_path
+
+    return hash_path(path).content_id
 
 
 @contextmanager

@@ -124,7 +124,8 @@ class Custody:
     @property
     def incarnation(self) -> bytes:
         """The id (16 bytes) of this store, new whenever one is made."""
-        return bytes(self.rows("SELECT incarnation FROM meta")[0][0])
+        found: bytes = self.rows("SELECT incarnation FROM meta")[0][0]
+        return found
 
     # -- receiving -----------------------------------------------------------------------------------------------------
 
@@ -334,8 +335,8 @@ class Custody:
         """Return the id of the event at a sequence of a branch's own segments."""
         sql = "SELECT id, first_sequence FROM segments WHERE branch = ? AND first_sequence <= ? ORDER BY first_sequence DESC LIMIT 1"
         segment, first = self.rows(sql, (branch, sequence))[0]
-        ids: list[bytes] = self._event_ids(segment)
-        return ids[sequence - first]
+        found: bytes = self._event_ids(segment)[sequence - first]
+        return found
 
     # -- contacts ------------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """Folding events into a graph database: one transaction for a batch and its checkpoint.
 
-Theory of operation: events come in an order in which each follows its previous one. A batch is read twice: first each event gets
-its place (branch) and its body is read, then its nodes get numbers and rows are collected, and everything is written with `executemany`.
-Columns of `executions` and `artifacts` are updated from the batch alone where one branch says everything, and by resolving the node where not.
+Theory of operation: events come in an order in which each follows its previous one. A batch is gone through in steps:
+each event gets its place (branch), bodies are read, nodes get numbers, rows are collected and written with `executemany`.
+Columns of `executions` and `artifacts` are updated from the batch alone where one branch says everything, and by
+resolving the node where not.
 
 Rules
 - One writer per graph (the caller holds a lock); applying an event again changes nothing.

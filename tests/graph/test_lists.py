@@ -33,11 +33,11 @@ def ids(answer: dict[str, Any], key: str = "id") -> list[Any]:
     return [item[key] for item in answer["items"]]
 
 
-def all_pages(ask: ListOf, asked: Filter = Filter(), **page: Any) -> list[dict[str, Any]]:
+def all_pages(ask: ListOf, **page: Any) -> list[dict[str, Any]]:
     """Return the items of all pages, and check that no page is longer than asked for."""
     found, cursor = [], None
     while True:
-        answer = ask(asked, Page(cursor=cursor, **page))
+        answer = ask(Filter(), Page(cursor=cursor, **page))
         assert len(answer["items"]) <= page["limit"]
         found += answer["items"]
         cursor = answer["next"]

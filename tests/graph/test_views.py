@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import networkx
 import pydot
 import pytest
-from tests.support.graphs import NOON_US, Site, World, id_text, md5
+from tests.support.graphs import NOON_US, World, id_text, md5
 
 from cmf_graph.tree import DEPTH_MAX
 from cmf_graph.views import FORMATS, render, to_networkx
@@ -26,7 +26,7 @@ HOSTILE = (
     "\U0001f600 naïve 日本語 עברית",
     "]]>",
 )
-_CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200e\u200f]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200e\u200f]")
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def hostile(world: World) -> dict[str, Any]:
             facts={"name": name, "git_commit": name, "kind": name},
         )
         site.record(t.tag_added(("execution", run), name), t.tag_added(("artifact", md5(name)), f"{at}{name}"))
-        site.record(t.usage(t.ARTIFACT_USED, run, f"x{at}:{name}", name=name, facts={"kind": name}))
+        site.record(t.usage(t.ARTIFACT_PRODUCED, run, f"x{at}:{name}", name=name, facts={"kind": name}))
     return world.questions().lineage(md5("shared"), down=True) | {"x": None}
 
 
@@ -158,7 +158,9 @@ def test_graphml_is_read_back_by_networkx(hostile: dict[str, Any]) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:pyparsing", "ignore::DeprecationWarning:pydot")
 def test_dot_is_read_back_by_pydot(hostile: dict[str, Any]) -> None:
-    (graph,) = pydot.graph_from_dot_data(render(hostile, "dot"))
+    graphs = pydot.graph_from_dot_data(render(hostile, "dot"))
+    assert graphs is not None
+    (graph,) = graphs
     nodes = [node for node in graph.get_nodes() if re.fullmatch(r"n\d+", node.get_name())]
     assert len(nodes) == len(hostile["nodes"])
     assert len(graph.get_edges()) == len(hostile["edges"])

@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from cmf_agent.commands.options import AsJson, read_pairs
-from cmf_agent.console import print_document, print_json
 from cmf_agent.home import Home, find_home
 from cmf_agent.naming import describe_node
+from cmf_graph.output import print_json, print_text
 from cmf_protocol.errors import CallerError
 from cmf_protocol.events import Event, Node
 
@@ -120,4 +120,4 @@ def _answer(events: list[Event], done: str, as_json: bool) -> None:
     if as_json:
         print_json({"items": [{"event_id": e.event_id.hex(), "type": e.header.type} for e in events], "about": about})
     else:
-        print_document(f"{about}: {done}")
+        print_text(f"{about}: {done}")

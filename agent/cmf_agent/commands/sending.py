@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from cmf_agent.commands.options import AsJson, HubAddress
-from cmf_agent.console import print_document, print_json, print_warning
+from cmf_graph.console import print_warning
+from cmf_graph.output import print_json, print_text
 
 #: The hub was reached, and some events were not confirmed in time (design, section 6).
 UNCONFIRMED_CODE = 3
@@ -41,6 +42,6 @@ def push(
     if as_json:
         print_json(counts)
     else:
-        print_document(", ".join(f"{count} {field}" for field, count in counts.items()))
+        print_text(", ".join(f"{count} {field}" for field, count in counts.items()))
     if report.pending and not dry_run:
         raise typer.Exit(UNCONFIRMED_CODE)

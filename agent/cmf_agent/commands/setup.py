@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cmf_agent.commands.options import AsJson, HubAddress
-from cmf_agent.console import print_document, print_json
+from cmf_graph.output import print_json, print_text
 
 JoinFile = Annotated[Path, typer.Argument(metavar="FILE", help="The join file that the hub's operator made.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Leave the hub or the site's name joined before.")]
@@ -43,9 +43,9 @@ def init(
     if as_json:
         print_json({"home": str(home.path), "made": is_new, "site": joined})
         return
-    print_document(f"made {home.path}" if is_new else f"{home.path} is there already; nothing changed")
+    print_text(f"made {home.path}" if is_new else f"{home.path} is there already; nothing changed")
     if joined is not None:
-        print_document(f"joined as {joined}; `cmf-agent push` sends what is recorded")
+        print_text(f"joined as {joined}; `cmf-agent push` sends what is recorded")
 
 
 def join(join_file: JoinFile, hub_url: HubAddress = None, replace: Replace = False, as_json: AsJson = False) -> None:
@@ -59,7 +59,7 @@ def join(join_file: JoinFile, hub_url: HubAddress = None, replace: Replace = Fal
     if as_json:
         print_json({"site": site})
     else:
-        print_document(f"joined as {site}; `cmf-agent push` sends what is recorded")
+        print_text(f"joined as {site}; `cmf-agent push` sends what is recorded")
 
 
 def _join(join_file: Path, hub_url: str | None, replace: bool) -> str:

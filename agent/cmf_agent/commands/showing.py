@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from cmf_agent.commands.options import AsJson
-from cmf_agent.console import print_document, print_json, print_warning
+from cmf_graph.console import print_warning
+from cmf_graph.output import print_json, print_text
 from cmf_protocol.errors import IntegrityError
 
 
@@ -44,7 +45,7 @@ def log(
     if as_json:
         print_json(page._asdict())
     else:
-        print_document(history_text(page))
+        print_text(history_text(page))
 
 
 def verify(as_json: AsJson = False) -> None:
@@ -64,7 +65,7 @@ def verify(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"ok": not problems, **counts, "problems": problems})
     elif not problems:
-        print_document(f"ok: {report.events} events in {report.logs} logs, {report.signatures} signatures")
+        print_text(f"ok: {report.events} events in {report.logs} logs, {report.signatures} signatures")
     for problem in problems:
         print_warning(_line(problem))
     if problems:

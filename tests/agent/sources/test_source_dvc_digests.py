@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.agent.sources.dvc_projects import dvc_digest
 
-from cmf_agent.sources.files import hash_path
-from cmf_agent.sources.memory import DigestMemory
+from cmf_graph.content.files import hash_path
+from cmf_graph.content.memory import DigestMemory
 
 MiB = 1 << 20
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmf_agent.sources.digests import CHUNK_BYTES, RETRIES_MAX, THREADED_FROM
-from cmf_agent.sources.files import hash_path
+from cmf_graph.content.digests import CHUNK_BYTES, RETRIES_MAX, THREADED_FROM
+from cmf_graph.content.files import hash_path
 from cmf_protocol.errors import CallerError
 
 BIG = 2 * CHUNK_BYTES + 12_345
@@ -223,7 +223,7 @@ def test_what_this_user_may_not_read_is_refused(tmp_path: Path, locked: str) -> 
             parent.chmod(parent.stat().st_mode | 0o055)
     script = (
         "import os, sys; from pathlib import Path\n"
-        "from cmf_agent.sources.files import hash_path; from cmf_protocol.errors import CallerError\n"
+        "from cmf_graph.content.files import hash_path; from cmf_protocol.errors import CallerError\n"
         f"os.getuid() or os.setuid({NOBODY})\n"
         "try: hash_path(Path(sys.argv[1]))\n"
         "except CallerError as error: print(error, '|', error.hint)"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cmf_agent.sources.digests import Digests, Hashed
-from cmf_agent.sources.facts import SETTLED_AFTER_NS, FileFacts, facts_of
-from cmf_agent.sources.files import hash_path
-from cmf_agent.sources.memory import DigestMemory
+from cmf_graph.content.digests import Digests, Hashed
+from cmf_graph.content.facts import SETTLED_AFTER_NS, FileFacts, facts_of
+from cmf_graph.content.files import hash_path
+from cmf_graph.content.memory import DigestMemory
 from cmf_graph.database import connect
 
 FALSE = Digests("0" * 32, "1" * 64)
@@ -150,7 +150,7 @@ def test_a_read_only_database_is_still_used_or_done_without(tmp_path: Path, data
     data.write_bytes(b"changed")
     script = (
         "import os, sys; from pathlib import Path\n"
-        "from cmf_agent.sources.files import hash_path; from cmf_agent.sources.memory import DigestMemory\n"
+        "from cmf_graph.content.files import hash_path; from cmf_graph.content.memory import DigestMemory\n"
         "os.getuid() or os.setuid(65534)\n"
         "memory = DigestMemory(Path(sys.argv[1]) / 'm.db', clock_ns=lambda: 1 << 62)\n"
         "print(hash_path(Path(sys.argv[1]) / 'data.bin', memory=memory).content_id)"
@@ -165,7 +165,7 @@ def test_sixteen_processes_share_one_memory(tmp_path: Path) -> None:
         (tmp_path / f"{number}.bin").write_bytes(bytes([number]) * 1000)
     script = (
         "import sys; from pathlib import Path\n"
-        "from cmf_agent.sources.files import hash_path; from cmf_agent.sources.memory import DigestMemory\n"
+        "from cmf_graph.content.files import hash_path; from cmf_graph.content.memory import DigestMemory\n"
         "memory = DigestMemory(Path(sys.argv[1]) / 'm.db', clock_ns=lambda: 1 << 62)\n"
         "print(*(hash_path(path, memory=memory).content_id for path in sorted(Path(sys.argv[1]).glob('*.bin'))))"
     )
@@ -180,7 +180,7 @@ def test_sixteen_processes_share_one_memory(tmp_path: Path) -> None:
 def test_a_forked_child_uses_the_memory_with_a_connection_of_its_own(tmp_path: Path, data: Path) -> None:
     script = (
         "import os, sys; from pathlib import Path\n"
-        "from cmf_agent.sources.files import hash_path; from cmf_agent.sources.memory import DigestMemory\n"
+        "from cmf_graph.content.files import hash_path; from cmf_graph.content.memory import DigestMemory\n"
         "memory = DigestMemory(Path(sys.argv[1]) / 'm.db', clock_ns=lambda: 1 << 62)\n"
         "first = hash_path(Path(sys.argv[1]) / 'data.bin', memory=memory)\n"
         "child = os.fork()\n"

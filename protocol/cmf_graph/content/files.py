@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmf_agent.sources.digests import Digests, hash_file
-from cmf_agent.sources.facts import facts_of, require_regular, status_of
-from cmf_agent.sources.folders import hash_folder
+from cmf_graph.content.digests import Digests, hash_file
+from cmf_graph.content.facts import facts_of, require_regular, status_of
+from cmf_graph.content.folders import hash_folder
 
 if TYPE_CHECKING:
-    from cmf_agent.sources.memory import DigestMemory
+    from cmf_graph.content.memory import DigestMemory
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from cmf_agent.sources.digests import RETRIES_MAX, THREADED_FROM, Hashed, Progress, hash_file
-from cmf_agent.sources.facts import FileFacts, facts_of, is_settled, require_regular, shown, status_of, unreadable
-from cmf_agent.sources.ignoring import IGNORE_FILE, IgnoreRules, is_nested_project, rules_for
+from cmf_graph.content.digests import RETRIES_MAX, THREADED_FROM, Hashed, Progress, hash_file
+from cmf_graph.content.facts import FileFacts, facts_of, is_settled, require_regular, shown, status_of, unreadable
+from cmf_graph.content.ignoring import IGNORE_FILE, IgnoreRules, is_nested_project, rules_for
 from cmf_protocol.errors import CallerError
 
 if TYPE_CHECKING:
-    from cmf_agent.sources.memory import DigestMemory
+    from cmf_graph.content.memory import DigestMemory
 
 #: More threads than this read faster than disks deliver.
 THREADS_MAX = 8

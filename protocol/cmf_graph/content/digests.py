@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from cmf_agent.sources.facts import FileFacts, facts_of, require_regular, shown, status_of, unreadable
+from cmf_graph.content.facts import FileFacts, facts_of, require_regular, shown, status_of, unreadable
 from cmf_protocol.errors import CallerError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from cmf_agent.sources.facts import shown, unreadable
+from cmf_graph.content.facts import shown, unreadable
 from cmf_protocol.errors import CallerError
 
 IGNORE_FILE = ".dvcignore"

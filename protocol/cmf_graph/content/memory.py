@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from cmf_agent.sources.digests import Digests, Hashed
-from cmf_agent.sources.facts import FileFacts, is_settled
+from cmf_graph.content.digests import Digests, Hashed
+from cmf_graph.content.facts import FileFacts, is_settled
 from cmf_graph.database import Connection, connect, store_errors, transaction
 from cmf_protocol.errors import CmfError
 
