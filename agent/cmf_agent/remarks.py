@@ -13,6 +13,7 @@ from cmf_agent.naming import describe_node
 from cmf_agent.reading import LogReader
 from cmf_agent.refs import events_about
 from cmf_agent.runs import checked_text, description
+from cmf_graph.graph import EventRow
 from cmf_protocol.errors import CallerError
 from cmf_protocol.events import Draft, Event, Node, decode_body
 from cmf_protocol.types import (
@@ -65,17 +66,17 @@ def note(home: Home, node: Node, text: str) -> Event:
     return _append(home, note_added(node, checked_text(text, "note")))
 
 
-def retract(home: Home, target: Node | Event, reason: str) -> Event:
+def retract(home: Home, target: Node | EventRow, reason: str) -> Event:
     """Say that an event does not hold; of a node, dispute it."""
     reason = checked_text(reason, "reason")
-    if not isinstance(target, Event):
+    if not isinstance(target, EventRow):
         return _append(home, retracted((target,), reason))
     if target.header.type == "log.opened" or target.header.type.startswith("record."):
         raise CallerError(f"a {target.header.type} event can't be retracted", _NO_STATEMENTS)
     return _append(home, retracted(target.header.about, reason, event=target.event_id))
 
 
-def unretract(home: Home, target: Node | Event, reason: str | None = None) -> list[Event]:
+def unretract(home: Home, target: Node | EventRow, reason: str | None = None) -> list[Event]:
     """Withdraw a retraction, or all of this site's that still stand against an event or a node."""
     said = None if reason is None else checked_text(reason, "reason")
     standing = _standing_retractions(home, target)
@@ -86,7 +87,7 @@ def unretract(home: Home, target: Node | Event, reason: str | None = None) -> li
         return log.append(drafts)
 
 
-def _standing_retractions(home: Home, target: Node | Event) -> list[Event]:
+def _standing_retractions(home: Home, target: Node | EventRow) -> list[Event]:
     standing: dict[bytes, Event] = {}
     with LogReader(home.log_path) as reader:
         for stored in reader.all_events():
@@ -98,9 +99,9 @@ def _standing_retractions(home: Home, target: Node | Event) -> list[Event]:
     return list(standing.values())
 
 
-def _is_against(retraction: Event, target: Node | Event) -> bool:
+def _is_against(retraction: Event, target: Node | EventRow) -> bool:
     event = decode_body(retraction.body or b"").get("event")
-    if isinstance(target, Event):
+    if isinstance(target, EventRow):
         return target.event_id in (retraction.event_id, event)
     return event is None and retraction.header.about == (target,)
 

@@ -80,7 +80,7 @@ def one_run(folder: Path) -> Iterator[Row]:
 
     def subject() -> None:
         for _ in range(times):
-            with cmf.run("bench", "open", home=home):
+            with cmf.run("bench", "open", home=home.path):
                 pass
 
     def floor() -> None:
@@ -97,7 +97,7 @@ def one_metric(folder: Path) -> Iterator[Row]:
     times = 20_000
 
     def subject() -> None:
-        with cmf.run("bench", "metric", home=home) as run:
+        with cmf.run("bench", "metric", home=home.path) as run:
             for step in range(times):
                 run.metric("loss", 0.5, step=step)
 
@@ -122,7 +122,7 @@ def small_file(folder: Path) -> Iterator[Row]:
             path.write_bytes(os.urandom(1024))
         return made
 
-    with cmf.run("bench", "files", home=home) as run:
+    with cmf.run("bench", "files", home=home.path) as run:
 
         def subject() -> None:
             for path in files():

@@ -4,13 +4,14 @@ import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from cmf_protocol import types as t
 from cmf_protocol.events import Draft, Event, Head, make_events
 from cmf_protocol.segments import cut, encode_segment, sign_segment, statement_of
 from cmf_protocol.signing import Signer
 
-_FACTS = {
+_FACTS: dict[str, Any] = {
     "kind": "step", "host": "edge-7", "user": "ana", "git_commit": "7c1f0a52be39d1c0f6a5a4b8f2c7d3e9a1b2c3d4",
     "git_branch": "main", "git_dirty": False, "git_repo": "https://git.example.org/clinic/screening.git",
     "command": ["python", "train.py", "--fold", "3"],

@@ -5,7 +5,7 @@ A new group of commands is a file here with a function that adds them to the app
 
 import typer
 
-from cmf_agent.commands import running, saying, sending, setup, showing
+from cmf_agent.commands import asking, running, saying, sending, setup, showing
 
 app = typer.Typer(
     name="cmf-agent",
@@ -15,5 +15,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _group in (setup, running, showing, saying, sending):
+for _group in (setup, running, showing, saying, sending, asking):
     _group.add_to(app)

@@ -7,6 +7,7 @@ import typer
 from cmf_agent.commands.options import AsJson, read_pairs
 from cmf_agent.home import Home, find_home
 from cmf_agent.naming import describe_node
+from cmf_graph.graph import EventRow
 from cmf_graph.output import print_json, print_text
 from cmf_protocol.errors import CallerError
 from cmf_protocol.events import Event, Node
@@ -109,7 +110,7 @@ def _node(home: Home, ref: str) -> Node:
     from cmf_agent.refs import resolve_ref
 
     target = resolve_ref(home, ref)
-    if isinstance(target, Event):
+    if isinstance(target, EventRow):
         raise CallerError(f"{ref!r} is an event", "name an artifact, an execution, a stage or a pipeline")
     return target
 
