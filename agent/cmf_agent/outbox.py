@@ -8,8 +8,9 @@ Rules
 - Every signature made is kept, before what it signs is sent: a range is sent again only with the ends it had.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cmf_agent.locking import QueueLock
 from cmf_agent.reading import StoredEvent
@@ -79,6 +80,23 @@ class Outbox:
         """Return up to `limit` events of a log that follow `sequence`, in order."""
         return self._events(log_id, sequence, "ASC", limit)
 
+    def sizes_after(self, log_id: bytes, sequence: int, limit: int) -> list[int]:
+        """Return the sizes (bytes of header and body) of up to `limit` events that follow `sequence`, in order."""
+        rows = self._rows("length(header) + coalesce(length(body), 0)", log_id, sequence, limit)
+        return [row[0] for row in rows]
+
+    def pairs(self, log_id: bytes, first: int, last: int) -> list[tuple[bytes, bytes | None]]:
+        """Return (header bytes, body bytes or None) of the events from `first` to `last`."""
+        return self._rows("header, body", log_id, first - 1, last - first + 1)
+
+    def _rows(self, columns: str, log_id: bytes, after: int, limit: int) -> list[tuple[Any, ...]]:
+        base = self._number(log_id) << SEQUENCE_BITS
+        with store_errors(self._path):
+            return self._connection.execute(
+                f"SELECT {columns} FROM events WHERE position > ? AND position <= ? ORDER BY position LIMIT ?",
+                (base + after, base + SEQUENCE_MASK, limit),
+            ).fetchall()
+
     def _events(self, log_id: bytes, after: int, order: str, limit: int) -> list[StoredEvent]:
         base = self._number(log_id) << SEQUENCE_BITS
         with store_errors(self._path):
@@ -94,32 +112,33 @@ class Outbox:
     def cuts(self, log_id: bytes, after: int = 0) -> list[Cut]:
         """Return every segment signed of a log that ends beyond the sequence `after`, in the order of their events."""
         from cmf_protocol.encoding import decode
-        from cmf_protocol.segments import Statement
+        from cmf_protocol.segments import SEGMENT_EVENTS_MAX, Statement
 
         with store_errors(self._path):
-            rows = self._connection.execute(
-                "SELECT statement, signature FROM segments WHERE log = ? AND last > ? ORDER BY first, last, head",
-                (self._number(log_id), after),
+            rows = self._connection.execute(  # `first` is indexed, and no segment is longer than that
+                "SELECT statement, signature FROM segments WHERE log = ? AND first > ? AND last > ? "
+                "ORDER BY first, last, head",
+                (self._number(log_id), after - SEGMENT_EVENTS_MAX, after),
             ).fetchall()
         return [Cut(Statement._make(decode(statement)), signature) for statement, signature in rows]
 
-    def record_cut(self, statement: "Statement", signature: bytes) -> None:
-        """Keep a signature that was made, durably, before its segment is sent."""
+    def record_cuts(self, cuts: Sequence[Cut]) -> None:
+        """Keep signatures that were made, durably, before their segments are sent."""
         from cmf_protocol.encoding import encode
 
-        number = self._number(statement.log_id)
-        with self._lock, transaction(self._connection, str(self._path)):
-            self._connection.execute(
-                "INSERT OR IGNORE INTO segments VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    number,
-                    statement.first_sequence,
-                    statement.last_sequence,
-                    statement.head_sequence,
-                    encode(list(statement)),
-                    signature,
-                ),
+        rows = [
+            (
+                self._number(statement.log_id),
+                statement.first_sequence,
+                statement.last_sequence,
+                statement.head_sequence,
+                encode(list(statement)),
+                signature,
             )
+            for statement, signature in cuts
+        ]
+        with self._lock, transaction(self._connection, str(self._path)):
+            self._connection.executemany("INSERT OR IGNORE INTO segments VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     # -- how far each hub is ---------------------------------------------------------------------------------------
 
@@ -129,7 +148,7 @@ class Outbox:
         return int(row[0]) if row else 0
 
     def record_published(self, hub: bytes, log_id: bytes, sequence: int) -> None:
-        """Note that a log was handed over up to `sequence`, also if that is less than before (it is sent again)."""
+        """Note that a log was handed over up to `sequence`."""
         with self._lock, transaction(self._connection, str(self._path)):
             self._ensure_delivery(hub, log_id)
             self._connection.execute(

@@ -24,14 +24,13 @@ from cmf_agent.keys import read_signer
 from cmf_agent.log import now_us
 from cmf_agent.outbox import Cut as SignedCut
 from cmf_agent.outbox import Outbox
-from cmf_agent.reading import StoredEvent
 from cmf_agent.version import AGENT
 from cmf_graph.locks import try_lock
 from cmf_link.link import Link, connect
 from cmf_protocol.encoding import Value
 from cmf_protocol.errors import AccessDenied, BackPressure, CallerError, IntegrityError, LinkError, StoreError
 from cmf_protocol.messages import HelloAnswer, Refusal, decode_answer, decode_confirm, points_of, sign_hello
-from cmf_protocol.segments import SEGMENT_BYTES_MAX, SEGMENT_EVENTS_MAX, Statement, encode_segment, sign_segment
+from cmf_protocol.segments import SEGMENT_EVENTS_MAX, Statement, cut, encode_segment, sign_segment
 from cmf_protocol.signing import Signer
 from cmf_protocol.sync import CONFIRM_WAIT_S, WINDOW, Cut, PushMachine
 
@@ -94,6 +93,7 @@ class _Push:
         self._heads = {log_id: outbox.head(log_id) for log_id in outbox.logs()}
         self._machine = PushMachine(outbox.event_id)
         self._signed: dict[Cut, SignedCut] = {}
+        self._published: dict[bytes, int] = {}
         self._news = asyncio.Event()
         self._before = 0
         self.report = PushReport(hub=hub.url)
@@ -104,10 +104,10 @@ class _Push:
         """Return what a push would send, by what this site knows of the hub."""
         for log_id in self._heads:
             known = self._outbox.confirmed(self._hub.hub_id, log_id)
-            for signed, events in self._cuts_after(log_id, known[0] if known else 0, keep=False):
+            for signed in self._cuts_after(log_id, known[0] if known else 0, keep=False):
                 self.report.segments += 1
-                self.report.bytes += len(_encode(signed, events))
-                self.report.pending += len(events)
+                self.report.bytes += len(self._encode(signed))
+                self.report.pending += signed.statement.last_sequence - signed.statement.first_sequence + 1
         return self.report
 
     # -- with a hub ----------------------------------------------------------------------------------------------------
@@ -131,6 +131,7 @@ class _Push:
                     await self._send_all(link)
         finally:
             await link.close()
+            self._record_published()
         total = sum(sequence for sequence, _ in self._heads.values())
         self.report.pending = total - sum(self._machine.confirmed.values())
         return self.report
@@ -215,13 +216,13 @@ class _Push:
             while more or not self._machine.done:
                 while more and len(self._signed) < CUTS_AHEAD:
                     more = self._offer_next(source)
-                while (cut := self._machine.next_to_send()) is not None:
-                    task = asyncio.create_task(self._send(link, cut))
+                while (due := self._machine.next_to_send()) is not None:
+                    task = asyncio.create_task(self._send(link, due))
                     sending.add(task)
                     task.add_done_callback(sending.discard)
                 await self._wait_for_news(sending)
-                for cut in [c for c in self._signed if c.last_sequence <= self._machine.confirmed.get(c.log_id, 0)]:
-                    del self._signed[cut]
+                for done in [c for c in self._signed if c.last_sequence <= self._machine.confirmed.get(c.log_id, 0)]:
+                    del self._signed[done]
                 if self.report.refused:
                     return
                 if self._machine.is_silent(loop.time()):
@@ -244,87 +245,75 @@ class _Push:
         if signed is None:
             return False
         statement = signed.statement
-        cut = Cut(statement.log_id, statement.first_sequence, statement.last_sequence, statement.last_id)
-        self._signed[cut] = signed
-        self._machine.offer([cut])
+        offered = Cut(statement.log_id, statement.first_sequence, statement.last_sequence, statement.last_id)
+        self._signed[offered] = signed
+        self._machine.offer([offered])
         return True
 
-    async def _send(self, link: Link, cut: Cut) -> None:
-        signed = self._signed.get(cut)
+    async def _send(self, link: Link, due: Cut) -> None:
+        signed = self._signed.get(due)
         if signed is None:  # confirmed while it waited
-            self._machine.on_published(cut, asyncio.get_running_loop().time())
+            self._machine.on_published(due, asyncio.get_running_loop().time())
             return
-        count = cut.last_sequence - cut.first_sequence + 1
-        events = self._outbox.after(cut.log_id, cut.first_sequence - 1, count)
-        data = _encode(signed, events)
+        data = self._encode(signed)
         try:
             await link.publish(
                 f"cmf.v1.log.{self._hub.site}", data, message_id=secrets.token_hex(16), timeout_s=ANSWER_WAIT_S
             )
         except BackPressure:
             await asyncio.sleep(BACK_PRESSURE_WAIT_S * (0.5 + random.random()))
-            self._machine.on_failed(cut)
+            self._machine.on_failed(due)
             return
         except (AccessDenied, CallerError):
             raise
         except LinkError:
             await asyncio.sleep(TICK_S)
-            self._machine.on_failed(cut)
+            self._machine.on_failed(due)
             return
-        self._machine.on_published(cut, asyncio.get_running_loop().time())
-        self._outbox.record_published(self._hub.hub_id, cut.log_id, cut.last_sequence)
+        self._machine.on_published(due, asyncio.get_running_loop().time())
+        self._published[due.log_id] = max(due.last_sequence, self._published.get(due.log_id, 0))
         self.report.segments += 1
         self.report.bytes += len(data)
-        self.report.sent += count
+        self.report.sent += due.last_sequence - due.first_sequence + 1
+
+    def _record_published(self) -> None:
+        """Note how far the hub's server was given each log; seldom, since nothing rests on it."""
+        for log_id, sequence in self._published.items():
+            self._outbox.record_published(self._hub.hub_id, log_id, sequence)
+        self._published.clear()
 
     # -- cuts ----------------------------------------------------------------------------------------------------------
 
     def _all_cuts(self) -> Iterator[SignedCut]:
         for log_id in self._heads:
-            for signed, _ in self._cuts_after(log_id, self._machine.confirmed.get(log_id, 0), keep=True):
-                yield signed
+            yield from self._cuts_after(log_id, self._machine.confirmed.get(log_id, 0), keep=True)
 
-    def _cuts_after(
-        self, log_id: bytes, confirmed: int, *, keep: bool
-    ) -> Iterator[tuple[SignedCut, list[StoredEvent]]]:
+    def _cuts_after(self, log_id: bytes, confirmed: int, *, keep: bool) -> Iterator[SignedCut]:
         """Yield the cuts of a log beyond `confirmed`: those signed before, then new ones up to the head."""
         reached = confirmed
         for signed in self._outbox.cuts(log_id, confirmed):
-            first, last = signed.statement.first_sequence, signed.statement.last_sequence
-            reached = last
-            yield signed, self._outbox.after(log_id, first - 1, last - first + 1)
-        head = self._heads[log_id]
-        while reached < head[0]:
-            events = self._outbox.after(log_id, reached, min(SEGMENT_EVENTS_MAX, head[0] - reached))
-            events = _first_segment(events)
-            signed = self._sign(log_id, events, head)
+            reached = signed.statement.last_sequence
+            yield signed
+        head = self._heads[log_id][0]
+        while reached < head:
+            sizes = self._outbox.sizes_after(log_id, reached, min(CUTS_AHEAD * SEGMENT_EVENTS_MAX, head - reached))
+            ranges = list(cut(sizes))
+            if len(ranges) > 1 and reached + len(sizes) < head:
+                ranges.pop()  # what was read ends there, the segment need not
+            made = [self._sign(log_id, reached + start + 1, reached + stop) for start, stop in ranges]
             if keep:
-                self._outbox.record_cut(*signed)
-            reached = events[-1].sequence
-            yield signed, events
+                self._outbox.record_cuts(made)
+            reached += ranges[-1][1]
+            yield from made
 
-    def _sign(self, log_id: bytes, events: list[StoredEvent], head: tuple[int, bytes]) -> SignedCut:
-        first, last = events[0], events[-1]
+    def _sign(self, log_id: bytes, first: int, last: int) -> SignedCut:
+        previous, last_id = self._outbox.event_id(log_id, first - 1), self._outbox.event_id(log_id, last)
         statement = Statement(
-            log_id,
-            first.sequence,
-            first.header.previous,
-            last.sequence,
-            last.event_id,
-            *head,
-            self._signer.public_key,
+            log_id, first, previous, last, last_id or b"", *self._heads[log_id], self._signer.public_key
         )
         return SignedCut(statement, sign_segment(statement, self._signer))
 
-
-def _first_segment(events: list[StoredEvent]) -> list[StoredEvent]:
-    total = 0
-    for at, event in enumerate(events):
-        total += len(event.header_bytes) + len(event.body or b"")
-        if total > SEGMENT_BYTES_MAX:
-            return events[:at]
-    return events
-
-
-def _encode(signed: SignedCut, events: list[StoredEvent]) -> bytes:
-    return encode_segment(signed.statement, signed.signature, [(e.header_bytes, e.body) for e in events])
+    def _encode(self, signed: SignedCut) -> bytes:
+        statement = signed.statement
+        pairs = self._outbox.pairs(statement.log_id, statement.first_sequence, statement.last_sequence)
+        return encode_segment(statement, signed.signature, pairs)

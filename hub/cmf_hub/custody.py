@@ -20,6 +20,7 @@ from pathlib import Path
 from sqlite_utils import Database, Migrations
 
 from cmf_graph.database import connect, store_errors, transaction
+from cmf_graph.graph import no_collector
 from cmf_protocol.admit import Admit, Duplicate, Parked, Place, Refused, Registry, admit
 from cmf_protocol.errors import PeerError
 from cmf_protocol.events import Event, trusted_events
@@ -131,8 +132,8 @@ class Custody:
 
     def receive(self, batch: Sequence[tuple[str | None, bytes]], now_us: int) -> list[Answer]:
         """Decide on segments (carrier, bytes) and store what is admitted; return one answer for each, once all is on disk."""
-        decoded = [_decoded(data) for _, data in batch]
-        with transaction(self._connection, self.name):
+        with no_collector(), transaction(self._connection, self.name):
+            decoded = [_decoded(data) for _, data in batch]
             answers = []
             for (carrier, data), segment in zip(batch, decoded, strict=True):
                 answer = Answer()

@@ -74,8 +74,8 @@ def test_signatures_are_kept_once_and_listed_in_order(home: Home, events: list[E
         statement = statement_of(part, events[-1], signer.public_key)
         cuts.append(Cut(statement, sign_segment(statement, signer)))
     with Outbox(home.log_path) as outbox:
-        for cut in (*cuts, cuts[0]):
-            outbox.record_cut(*cut)
+        outbox.record_cuts(cuts)
+        outbox.record_cuts(cuts[:1])
         log_id = events[0].header.log_id
         assert outbox.cuts(log_id) == [cuts[1], cuts[0]]
         assert outbox.cuts(log_id, 4) == [cuts[0]]

@@ -8,7 +8,7 @@ from tests.agent.helpers import DRAFT, cli, cli_json
 from cmf_agent.home import Home
 from cmf_agent.keys import read_signer
 from cmf_agent.log import Log
-from cmf_agent.outbox import Outbox
+from cmf_agent.outbox import Cut, Outbox
 from cmf_agent.verify import Problem, verify
 from cmf_graph.database import Connection, connect
 from cmf_protocol.events import Event
@@ -83,7 +83,7 @@ def signed_log(home: Home) -> None:
     signer = read_signer(home.key_path)
     statement = statement_of(events, events[-1], signer.public_key)
     with Outbox(home.log_path) as outbox:
-        outbox.record_cut(statement, sign_segment(statement, signer))
+        outbox.record_cuts([Cut(statement, sign_segment(statement, signer))])
 
 
 def test_kept_signatures_are_checked(home: Home) -> None:

@@ -103,14 +103,13 @@ def test_of_equal_values_the_highest_event_speaks_for_all() -> None:
     assert story.lr() == ({1, 2}, 1)
 
 
-def test_a_value_on_the_trunk_is_superseded_by_the_branch_that_goes_on_after_it_whatever_another_says() -> None:
+def test_of_two_successors_the_one_that_goes_on_after_a_value_supersedes_it() -> None:
     story = Story()
-    base = story.say(story.log(), t.note_added(EXECUTION, "before"))
-    trunk = story.say(base, params(0), later_us=9_000_000_000)
-    story.say(story.say(base, t.note_added(EXECUTION, "one")), params(1))
-    story.say(story.say(trunk, t.note_added(EXECUTION, "two")), params(2))
-    story.say(story.say(trunk, t.note_added(EXECUTION, "three")), params(3))
-    assert story.lr()[0] == {1, 2, 3}
+    base = story.log()
+    last = story.say(base, params(0), later_us=9_000_000_000)
+    story.say(story.succeed(base, 0, 1), params(1))
+    story.say(story.succeed(last, 0, 2), params(2))
+    assert story.lr()[0] == {1, 2}
 
 
 def test_one_and_one_point_nought_and_true_are_three_values() -> None:
@@ -288,7 +287,10 @@ def test_what_about_names_stands_before_a_fact_of_the_same_event() -> None:
 def test_a_step_that_stands_twice_counts_as_its_last_place_says() -> None:
     story = Story()
     blocks = [("loss", "", (1, 2, 1), (0.1, 0.2, 0.3), (0, 0, 0)), ("loss", "", (2,), (0.4,), (0,))]
-    story.say(story.log(), t.metrics_recorded(E, steps=blocks))
+    before = story.say(
+        story.log(), t.metrics_recorded(E, steps=[("loss", "", (1, 3), (0.8, 0.9), (0, 0))]), later_us=5_000_000
+    )
+    story.say(before, t.metrics_recorded(E, steps=blocks))
     steps = graph_of(story.events).state(EXECUTION).steps(graph_of(story.events).chains)["loss", ""]
-    assert {step: resolved.shown.value for step, resolved in steps.items()} == {1: 0.3, 2: 0.4}
+    assert {step: resolved.shown.value for step, resolved in steps.items()} == {1: 0.3, 2: 0.4, 3: 0.9}
     story.state()

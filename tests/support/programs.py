@@ -1,0 +1,73 @@
+"""The command lines as users run them, and waiting for what a process does."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+BIN = Path(sys.executable).parent
+#: No command of a test takes longer, s.
+COMMAND_LIMIT_S = 90.0
+
+Done = subprocess.CompletedProcess[str]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Return the tests' own environment without what configures an agent or a hub."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CMF_")}
+    return kept | {"XDG_CONFIG_HOME": "/nonexistent", "XDG_DATA_HOME": "/nonexistent"} | changes
+
+
+def call(program: str, *arguments: object, cwd: Path, **changes: str) -> Done:
+    """Run `cmf-agent` or `cmf-hub` with these arguments and return what came of it."""
+    words = [str(BIN / program), *map(str, arguments)]
+    return subprocess.run(
+        words, cwd=cwd, env=environment(**changes), capture_output=True, text=True, timeout=COMMAND_LIMIT_S, check=False
+    )
+
+
+def ask(program: str, *arguments: object, cwd: Path) -> Any:
+    """Run a command, which must succeed, with `--json`; return the one document on its standard output."""
+    done = call(program, *arguments, "--json", cwd=cwd)
+    assert done.returncode == 0, f"{program} {arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
+    return json.loads(done.stdout)
+
+
+def until(condition: Callable[[], object], what: str, limit_s: float = 30.0) -> None:
+    """Return as soon as `condition()` is true; fail, naming `what`, if that takes longer than `limit_s` seconds."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {limit_s:.0f} s for {what}"
+        time.sleep(0.002)
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Return the hub's processes that work on a folder: the hub, its nats-server, its projector."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+            if process.status() == psutil.STATUS_ZOMBIE:
+                continue
+        except psutil.Error:
+            continue
+        is_ours = any(word.endswith(("/cmf-hub", "nats-server", "cmf_hub.projector")) for word in words)
+        if is_ours and any(word == str(folder) or word.startswith(f"{folder}/") for word in words):
+            found.append(process)
+    return found
+
+
+def end_all(folder: Path) -> None:
+    """End every process of the hub on a folder, at once, and wait until they are gone."""
+    for process in processes_of(folder):
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    until(lambda: not processes_of(folder), f"the processes on {folder} to end")
