@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from sqlite_utils import Database, Migrations
-
 from cmf_graph.database import connect, store_errors, transaction
 from cmf_graph.graph import no_collector
 from cmf_protocol.admit import Admit, Duplicate, Parked, Place, Refused, Registry, admit
@@ -33,54 +31,8 @@ QUARANTINE_BYTES_MAX = 64 * 2**20
 #: Decoded segments whose event ids are remembered, for forks and overlaps.
 _IDS_CACHE_MAX = 64
 
-_migrations = Migrations("store")
-
-
-@_migrations()
-def m001_create(db: Database) -> None:
-    """The tables of the first release."""
-    db.table("meta").create({"id": int, "incarnation": bytes}, pk="id")
-    db.table("logs").create(
-        {"id": int, "log_id": bytes, "root": bytes, "key": bytes, "head_sequence": int, "head_id": bytes},
-        pk="id",
-        not_null={"log_id", "root", "key"},
-    )
-    db.table("logs").create_index(["root"], unique=True)
-    db.table("logs").create_index(["log_id"])
-    db.table("branches").create(
-        {
-            "id": int, "log": int, "parent": int, "parent_sequence": int, "first_sequence": int, "first_id": bytes,
-            "head_sequence": int, "head_id": bytes, "head_wall_us": int,
-        },
-        pk="id",
-        foreign_keys=[("log", "logs", "id")],
-    )  # fmt: skip
-    db.table("branches").create_index(["head_id"], unique=True)
-    db.table("branches").create_index(["log"])
-    db.table("segments").create(
-        {
-            "id": int, "branch": int, "first_sequence": int, "last_sequence": int, "skip": int,
-            "carrier": str, "arrived_us": int, "data": bytes,
-        },
-        pk="id",
-        foreign_keys=[("branch", "branches", "id")],
-    )  # fmt: skip
-    db.table("segments").create_index(["branch", "first_sequence"])
-    db.table("parked").create(
-        {"id": int, "log_id": bytes, "first_sequence": int, "carrier": str, "site": str, "arrived_us": int,
-         "size": int, "digest": bytes, "data": bytes},
-        pk="id",
-    )  # fmt: skip
-    db.table("parked").create_index(["digest"], unique=True)
-    db.table("parked").create_index(["log_id", "first_sequence"])
-    db.table("quarantine").create(
-        {"id": int, "arrived_us": int, "carrier": str, "code": str, "message": str, "size": int, "digest": bytes,
-         "data": bytes},
-        pk="id",
-    )  # fmt: skip
-    db.table("quarantine").create_index(["digest"], unique=True)
-    db.table("contacts").create({"site": str, "last_us": int, "ahead_us": int}, pk="site")
-
+#: The number of migrations of the event store.
+SCHEMA_VERSION = 1
 
 Confirmation = tuple[bytes, int, bytes]
 
@@ -103,14 +55,16 @@ class Answer:
 class Custody:
     """The event store of a hub; calls from several threads must not overlap."""
 
-    def __init__(self, path: Path, registry: Registry) -> None:
+    def __init__(self, path: Path | str, registry: Registry) -> None:
         self.name = str(path)
         self._registry = registry
         self._connection = connect(path)
         self._ids: OrderedDict[int, list[bytes]] = OrderedDict()
         with store_errors(self.name):
-            _migrations.apply(Database(self._connection))
-            if self._connection.execute("SELECT 1 FROM meta").fetchone() is None:
+            if self._connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
+                from cmf_hub import migrations
+
+                migrations.apply(migrations.STORE, self._connection, SCHEMA_VERSION)
                 self._connection.execute("INSERT OR IGNORE INTO meta VALUES (1, ?)", (os.urandom(16),))
 
     def close(self) -> None:

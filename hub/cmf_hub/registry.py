@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from sqlite_utils import Database, Migrations
-
 from cmf_graph.database import connect, store_errors, transaction
 from cmf_protocol.admit import Enrolled
 from cmf_protocol.errors import AccessDenied, CallerError
@@ -23,22 +21,8 @@ from cmf_protocol.errors import AccessDenied, CallerError
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _TOKEN_BYTES = 32
 
-_migrations = Migrations("registry")
-
-
-@_migrations()
-def m001_create(db: Database) -> None:
-    """The tables of the first release."""
-    db.table("hub").create({"id": int, "hub_id": bytes, "login_seed": str}, pk="id")
-    db.table("sites").create(
-        {"name": str, "login": str, "token_hash": bytes, "created_us": int, "revoked_us": int, "may_carry": int},
-        pk="name",
-        not_null={"created_us"},
-        defaults={"may_carry": 0},
-    )
-    db.table("keys").create(
-        {"key": bytes, "site": str, "bound_us": int}, pk="key", foreign_keys=[("site", "sites", "name")]
-    )
+#: The number of migrations of the registry.
+SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +49,10 @@ class Registry:
         fresh = not path.exists()
         self._connection = connect(path)
         with store_errors(self._name):
-            _migrations.apply(Database(self._connection))
+            if self._connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
+                from cmf_hub import migrations
+
+                migrations.apply(migrations.REGISTRY, self._connection, SCHEMA_VERSION)
             if fresh:
                 path.chmod(0o600)
 

@@ -247,7 +247,8 @@ class Projection:
             if header.type in ExecutionColumns.TYPES:
                 executions.say(branch, header, body, ids)
             elif header.type == t.ENVIRONMENT_RECORDED:
-                artifacts.say(ids[header.about[0]], {**body, "facts": {"kind": "environment"}})
+                stated = {"facts": {"kind": "environment"}, "digests": body.get("digests", ())}
+                artifacts.say(ids[header.about[0]], stated)
             elif header.type in (t.RETRACTED, t.UNRETRACTED):
                 refresh.update(ids[node] for node in header.about)
         self._connection.executemany("INSERT INTO about VALUES (?, ?)", about)

@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.graphs import World, md5, sha256
 from tests.support.model import Model, first_difference
 from tests.support.strategies import History, event_sets, histories
 
 from cmf_graph.graph import Graph
 from cmf_graph.projection import Projection
 from cmf_graph.reading import Reading
+from cmf_protocol import types as t
 from cmf_protocol.events import Event
+from cmf_protocol.fold import is_node
 from cmf_protocol.resolve import NodeState, digest_row
 
 _EXECUTION_COLUMNS = "pipeline, stage, kind, team, status, started_us, finished_us"
@@ -83,12 +86,13 @@ def assert_digests(graph: Graph, model: Model) -> None:
 def expected_execution(graph: Graph, state: NodeState) -> tuple[object, ...]:
     """Return an execution's row as resolving it from scratch says."""
     stage = state.value("stage")
+    named = is_node(("stage", stage))  # a fact of that name may be anything
     shown = state.statuses[0] if state.statuses else None
     texts = [value if isinstance(value, str) else None for value in (state.value("kind"), state.value("team"))]
     ended = shown is not None and shown.status != "running"
     return (
-        None if stage is None else graph.node_id(("pipeline", stage[0])),
-        None if stage is None else graph.node_id(("stage", stage)),
+        graph.node_id(("pipeline", stage[0])) if named else None,
+        graph.node_id(("stage", stage)) if named else None,
         *texts,
         shown and shown.status,
         state.started,
@@ -164,6 +168,35 @@ def test_a_part_of_a_history_gives_the_graph_of_that_part_and_the_rest_completes
             assert_digests(projection.graph, Model(events))
             assert_tables(projection.graph, Model(events))
             projection.close()
+
+
+# -- cases that random histories seldom meet ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", [5, None, "train", ("mnist", "other"), ("mnist",), ("", "x"), {"a": 1}, b"x"])
+def test_a_fact_called_stage_stalls_nothing_and_the_columns_say_what_resolving_says(
+    world: World, stage: object
+) -> None:
+    berlin, munich = world.site("berlin"), world.site("munich")
+    run = berlin.run("mnist", "train", status=None)
+    berlin.run("mnist", "other")
+    berlin.record(t.execution_updated(run, facts={"stage": stage}))
+    assert_tables(world.graph(), Model(berlin.events + munich.events))
+    munich.record(t.execution_updated(run, facts={"stage": stage, "team": "red"}))
+    assert_tables(world.graph(), Model(berlin.events + munich.events))
+
+
+def test_a_kind_that_is_no_text_leaves_no_other_kind_behind(world: World) -> None:
+    berlin, munich = world.site("berlin"), world.site("munich")
+    for site, kind in ((berlin, "model"), (berlin, 5), (munich, "dataset"), (berlin, "model"), (munich, None)):
+        site.record(t.usage(t.ARTIFACT_USED, b"x" * 16, md5("x"), facts={"kind": kind}))
+        assert_tables(world.graph(), Model(berlin.events + munich.events))
+
+
+def test_an_artifact_is_no_alias_of_itself(world: World) -> None:
+    berlin = world.site("berlin")
+    berlin.record(t.usage(t.ARTIFACT_USED, b"x" * 16, md5("x"), digests=[md5("x"), sha256("x")]))
+    assert_tables(world.graph(), Model(berlin.events))
 
 
 @pytest.mark.deep

@@ -15,7 +15,10 @@ from cmf_graph.questions import Questions
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     app.command("digest")(digest)
-    query = typer.Typer(no_args_is_help=True, help="Ask about what this site has recorded; needs no hub.")
+    query = typer.Typer(
+        no_args_is_help=True,
+        help="Ask about what this site has recorded; needs no hub.\n\nExample: cmf-agent query lineage ./model.pkl --up",
+    )
     add_query_commands(query, questions)
     app.add_typer(query, name="query")
 

@@ -24,15 +24,15 @@ def model(strength):
 
 data, labels = load("data/train.csv")
 scores = {}
-for strength in np.geomspace(0.001, 10, 40).round(5):
-    with cmf.run(PIPELINE, "tune", params={"C": float(strength)}) as run:
-        run.input("data/train.csv")
-        folds = StratifiedKFold(3, shuffle=True, random_state=1)
-        for number, (inside, outside) in enumerate(folds.split(data, labels)):
+folds = list(StratifiedKFold(5, shuffle=True, random_state=1).split(data, labels))
+for strength in np.geomspace(0.001, 10, 100).round(5):
+    for number, (inside, outside) in enumerate(folds):
+        with cmf.run(PIPELINE, "tune", params={"C": float(strength), "fold": number}) as run:
+            run.input("data/train.csv")
             tried = model(strength).fit(data[inside], labels[inside])
-            run.metric("auc", roc_auc_score(labels[outside], tried.decision_function(data[outside])), step=number)
+            run.metric("auc", roc_auc_score(labels[outside], tried.decision_function(data[outside])))
+            run.metric("accuracy", tried.score(data[outside], labels[outside]))
             scores.setdefault(float(strength), []).append(tried.score(data[outside], labels[outside]))
-        run.metric("accuracy", float(np.mean(scores[float(strength)])))
 
 best = max(scores, key=lambda strength: np.mean(scores[strength]))
 with cmf.run(PIPELINE, "train", params={"C": best, "rows": len(data)}) as run:
@@ -44,4 +44,4 @@ with cmf.run(PIPELINE, "train", params={"C": best, "rows": len(data)}) as run:
     run.metric("accuracy", trained.score(test, truth))
     joblib.dump({"pipeline": trained, "rows": len(data)}, "model.joblib")
     run.output("model.joblib", kind="model")
-print(f"trained with C={best}, {len(scores)} regularisations tried")
+print(f"trained with C={best} after {len(scores)} regularisations on {len(folds)} folds")
