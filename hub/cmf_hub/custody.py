@@ -22,7 +22,7 @@ from cmf_graph.graph import no_collector
 from cmf_protocol.admit import Admit, Duplicate, Parked, Place, Refused, Registry, admit
 from cmf_protocol.errors import PeerError
 from cmf_protocol.events import Event, trusted_events
-from cmf_protocol.segments import Segment, Statement, decode_segment, unpack_segment
+from cmf_protocol.segments import Segment, decode_segment, unpack_segment
 
 #: What one carrier may have parked: a site's day of backlog, and no more than a hundred carriers' worth of memory card.
 PARKED_BYTES_MAX = 64 * 2**20
@@ -86,22 +86,31 @@ class Custody:
 
     def receive(self, batch: Sequence[tuple[str | None, bytes]], now_us: int) -> list[Answer]:
         """Decide on segments (carrier, bytes) and store what is admitted; return one answer for each, once all is on disk."""
-        with no_collector(), transaction(self._connection, self.name):
-            decoded = [_decoded(data) for _, data in batch]
-            answers = []
-            for (carrier, data), segment in zip(batch, decoded, strict=True):
-                answer = Answer()
-                if isinstance(segment, PeerError):
-                    answer.refused.append((b"", 0, b"", "malformed", str(segment)))
-                    self._quarantine(carrier, data, Refused("malformed", str(segment)), now_us)
-                else:
-                    self._decide(segment, carrier, answer, now_us)
-                answers.append(answer)
-            self._touch({carrier for carrier, _ in batch if carrier is not None}, now_us)
+        try:
+            with no_collector(), transaction(self._connection, self.name):
+                decoded = [_decoded(data) for _, data in batch]
+                answers = [
+                    self._receive_one(carrier, data, segment, now_us)
+                    for (carrier, data), segment in zip(batch, decoded, strict=True)
+                ]
+                self._touch({carrier for carrier, _ in batch if carrier is not None}, now_us)
+        except BaseException:
+            self._ids.clear()  # the numbers of segments that were not stored after all are given again
+            raise
         return answers
 
+    def _receive_one(self, carrier: str | None, data: bytes, segment: Segment | PeerError, now_us: int) -> Answer:
+        answer = Answer()
+        if isinstance(segment, PeerError):
+            answer.refused.append((b"", 0, b"", "malformed", str(segment)))
+            self._quarantine(carrier, data, Refused("malformed", str(segment)), now_us)
+        else:
+            self._decide(segment, carrier, answer, now_us)
+        return answer
+
     def _decide(self, segment: Segment, carrier: str | None, answer: Answer, now_us: int) -> None:
-        """Decide on a segment, and then on what waited for it."""
+        """Decide on a segment, and then on what waited for it; a refusal is answered to who brought what is refused."""
+        asking = carrier
         queue = [(segment, carrier)]
         while queue:
             segment, carrier = queue.pop(0)
@@ -109,13 +118,14 @@ class Custody:
             statement = segment.statement
             if isinstance(decision, Refused):
                 self._quarantine(carrier, segment.data, decision, now_us)
-                answer.refused.append((statement.log_id, statement.first_sequence, statement.last_id, *decision))
+                if carrier == asking:
+                    answer.refused.append((statement.log_id, statement.first_sequence, statement.last_id, *decision))
             elif isinstance(decision, Parked):
                 self._park(segment, carrier, decision, now_us)
                 answer.parked.append((statement.log_id, statement.first_sequence))
             else:
                 self._keep(segment, decision, carrier, answer, now_us)
-                queue += self._take_parked(statement)
+                queue += self._take_parked(segment)
 
     def _keep(
         self, segment: Segment, decision: Admit | Duplicate, carrier: str | None, answer: Answer, now_us: int
@@ -186,27 +196,28 @@ class Custody:
         if used + len(segment.data) > PARKED_BYTES_MAX:
             return  # not confirmed: its sender keeps it
         self._connection.execute(
-            "INSERT OR IGNORE INTO parked (log_id, first_sequence, carrier, site, arrived_us, size, digest, data) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO parked (log_id, first_sequence, previous, carrier, site, arrived_us, size, digest, data) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                segment.statement.log_id, segment.statement.first_sequence, carrier, decision.site, now_us,
-                len(segment.data), sha256(segment.data).digest(), segment.data,
+                segment.statement.log_id, segment.statement.first_sequence, segment.statement.previous, carrier,
+                decision.site, now_us, len(segment.data), sha256(segment.data).digest(), segment.data,
             ),
         )  # fmt: skip
 
-    def _take_parked(self, statement: Statement) -> list[tuple[Segment, str | None]]:
-        """Take what waited for an event that is held now."""
+    def _take_parked(self, held: Segment) -> list[tuple[Segment, str | None]]:
+        """Take what waited for one of the events of a segment that is held now; what waits for others costs nothing."""
+        first, last = held.statement.first_sequence, held.statement.last_sequence
         waiting = self.rows(
-            "SELECT id, carrier, data FROM parked WHERE log_id = ? AND first_sequence <= ? ORDER BY first_sequence",
-            (statement.log_id, statement.last_sequence + 1),
+            "SELECT id, first_sequence, previous, carrier FROM parked WHERE log_id = ? AND first_sequence > ? "
+            "AND first_sequence <= ? ORDER BY first_sequence",
+            (held.statement.log_id, first, last + 1),
         )
         taken = []
-        for id_, carrier, data in waiting:
-            segment = decode_segment(data)
-            before = segment.statement
-            if self.find(before.log_id, before.first_sequence - 1, before.previous or b"") is not None:
+        for id_, sequence, previous, carrier in waiting:
+            if held.events[sequence - 1 - first].event_id == previous:
+                data = self.rows("SELECT data FROM parked WHERE id = ?", (id_,))[0][0]
                 self._connection.execute("DELETE FROM parked WHERE id = ?", (id_,))
-                taken.append((segment, carrier))
+                taken.append((decode_segment(data), carrier))
         return taken
 
     # -- quarantine ----------------------------------------------------------------------------------------------------

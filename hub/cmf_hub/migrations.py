@@ -62,8 +62,8 @@ def m001_store(db: Database) -> None:
     )  # fmt: skip
     db.table("segments").create_index(["branch", "first_sequence"])
     db.table("parked").create(
-        {"id": int, "log_id": bytes, "first_sequence": int, "carrier": str, "site": str, "arrived_us": int,
-         "size": int, "digest": bytes, "data": bytes},
+        {"id": int, "log_id": bytes, "first_sequence": int, "previous": bytes, "carrier": str, "site": str,
+         "arrived_us": int, "size": int, "digest": bytes, "data": bytes},
         pk="id",
     )  # fmt: skip
     db.table("parked").create_index(["digest"], unique=True)

@@ -84,7 +84,7 @@ class Projector:
         if self._projection is None or file != self._file:
             if self._projection is not None:
                 self._projection.close()
-            if _is_outdated(file):
+            if file.exists() and _version(file) not in (None, (schema.SCHEMA_VERSION, FOLD_VERSION)):
                 logger.warning("the graph was made by another version: building it anew")
                 file = new_graph_file(self._data)
                 self._data.use_graph(file)
@@ -92,13 +92,11 @@ class Projector:
         return self._projection
 
 
-def _is_outdated(file: Path) -> bool:
-    if not file.exists():
-        return False
+def _version(file: Path) -> tuple[int, int] | None:
     connection = connect(file)
     found = schema.version(connection)
     connection.close()
-    return found not in (None, (schema.SCHEMA_VERSION, FOLD_VERSION))
+    return found
 
 
 def new_graph_file(data: DataFolder) -> Path:
@@ -135,7 +133,7 @@ def caught_up_graph(data: DataFolder, *, wait_s: float = QUERY_WAIT_S) -> tuple[
     projector: Projector | None = None
     while True:
         file = data.graph_file()
-        if file.exists() and not _is_outdated(file):
+        if file.exists() and _version(file) == (schema.SCHEMA_VERSION, FOLD_VERSION):
             graph = open_graph(file)
             behind = target - graph.checkpoint(SOURCE)
             if behind <= 0 or time.monotonic() >= deadline:

@@ -46,15 +46,16 @@ class Registry:
 
     def __init__(self, path: Path) -> None:
         self._name = str(path)
-        fresh = not path.exists()
+        with store_errors(
+            self._name
+        ):  # before SQLite makes it: its journals get the same rights, and hold the same secrets
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._connection = connect(path)
         with store_errors(self._name):
             if self._connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
                 from cmf_hub import migrations
 
                 migrations.apply(migrations.REGISTRY, self._connection, SCHEMA_VERSION)
-            if fresh:
-                path.chmod(0o600)
 
     def close(self) -> None:
         """Close the database."""

@@ -12,6 +12,7 @@ from cmf_graph.graph import Graph
 from cmf_protocol import types as t
 from cmf_protocol.encoding import Value
 from cmf_protocol.events import Header, Node
+from cmf_protocol.fold import is_node
 from cmf_protocol.resolve import NodeState
 
 _LOOKUP_CHUNK = 500
@@ -54,7 +55,7 @@ class ExecutionColumns:
         for id_, said in self._said.items():
             row = rows[id_]
             branches = {branch for branch, *_ in said} | ({row[8]} - {None})
-            if row[9] or len(branches) > 1:
+            if row[9] or len(branches) > 1 or any(_restates_stage(header, body) for _, header, body, _, _ in said):
                 row[9] = 1
                 unsettled.add(id_)
                 continue
@@ -79,16 +80,18 @@ class ExecutionColumns:
     def resolve(graph: Graph, node_id: int, state: NodeState) -> None:
         """Write an execution's row as resolving says; from now on it is always resolved."""
         stage = state.value("stage")
-        stage_id = None if stage is None else graph.node_id(("stage", stage))
-        pipeline_id = None if stage is None else graph.node_id(("pipeline", stage[0]))
+        named = is_node(("stage", stage))  # a fact of that name may be anything
+        stage_id = graph.node_id(("stage", stage)) if named else None
+        pipeline_id = graph.node_id(("pipeline", stage[0])) if named else None
         shown = state.statuses[0] if state.statuses else None
         ended = shown is not None and shown.status != "running"
+        speaks = shown.by if shown is not None else max(state.said, key=lambda said: said.tie, default=None)
         graph.connection.execute(
             "UPDATE executions SET pipeline = ?, stage = ?, kind = ?, team = ?, status = ?, started_us = ?, finished_us = ?, "
             "branch = coalesce(?, branch), mixed = 1 WHERE node = ?",
             (
                 pipeline_id, stage_id, _text(state.value("kind")), _text(state.value("team")), shown and shown.status,
-                state.started, shown.at if shown and ended else None, shown and shown.by.branch, node_id,
+                state.started, shown.at if shown and ended else None, speaks and speaks.branch, node_id,
             ),
         )  # fmt: skip
 
@@ -108,6 +111,11 @@ def _follow(
         row[5], row[7] = body["status"], body.get("at", header.wall_us)
 
 
+def _restates_stage(header: Header, body: Mapping[str, Value]) -> bool:
+    """Tell if an event states another stage than an `about`, which the rows' own rule knows nothing of."""
+    return header.type == t.EXECUTION_UPDATED and "stage" in body.get("facts", {})
+
+
 def _text(value: Value) -> str | None:
     return value if isinstance(value, str) else None
 
@@ -118,7 +126,7 @@ class ArtifactColumns:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._new: set[int] = set()
-        self._kinds: dict[int, str] = {}
+        self._kinds: dict[int, Value] = {}
         self._unsettled: set[int] = set()
         self._names: set[tuple[str, int]] = set()
         self._aliases: set[tuple[str, int]] = set()
@@ -127,16 +135,17 @@ class ArtifactColumns:
         """Note that this artifact is new."""
         self._new.add(node_id)
 
-    def say(self, node_id: int, body: Mapping[str, Value]) -> None:
-        """Note a usage event's or an environment's body."""
-        kind = body.get("facts", {}).get("kind")
-        if isinstance(kind, str) and self._kinds.setdefault(node_id, kind) != kind:
+    def say(self, node_id: int, content_id: str, body: Mapping[str, Value]) -> None:
+        """Note what a usage event's body, or as much of an environment's, says of an artifact."""
+        facts = body.get("facts", {})
+        if "kind" in facts and self._kinds.setdefault(node_id, facts["kind"]) != facts["kind"]:
             self._unsettled.add(node_id)
         name = body.get("name")
         if name is not None:
             self._names.add((name, node_id))
         for digest in body.get("digests", ()):
-            self._aliases.add((digest, node_id))
+            if digest != content_id:
+                self._aliases.add((digest, node_id))
 
     def write(self) -> set[int]:
         """Write names, aliases and kinds, and return the artifacts of which several kinds were stated."""
@@ -146,16 +155,12 @@ class ArtifactColumns:
         known = self._existing()
         changed = {}
         for id_, kind in self._kinds.items():
-            if id_ in self._new or known.get(id_) is None:
+            if id_ in self._new and isinstance(kind, str):
                 changed[id_] = kind
-            elif known[id_] != kind:
+            elif known.get(id_) != kind:  # what holds none may have had one that was no text, or was taken back
                 self._unsettled.add(id_)
         connection.executemany(
-            "INSERT OR IGNORE INTO artifacts (node, kind) VALUES (?, ?)",
-            [(id_, changed.pop(id_, None)) for id_ in self._new],
-        )
-        connection.executemany(
-            "UPDATE artifacts SET kind = ? WHERE node = ?", [(kind, id_) for id_, kind in changed.items()]
+            "INSERT OR IGNORE INTO artifacts (node, kind) VALUES (?, ?)", [(id_, changed.get(id_)) for id_ in self._new]
         )
         return self._unsettled
 

@@ -248,6 +248,6 @@ def open_graph(path: Path | str, *, read_only: bool = True) -> Graph:
     if read_only and str(path) != ":memory:" and not Path(path).exists():
         raise StoreError(f"there is no graph at {path}", "has anything been recorded or pushed here yet?")
     graph = Graph(connect(path, read_only=read_only), str(path))
-    if schema.version(graph.connection) not in (None, (schema.SCHEMA_VERSION, FOLD_VERSION)):
+    if schema.version(graph.connection) != (schema.SCHEMA_VERSION, FOLD_VERSION):
         raise StoreError(f"the graph at {path} was made by another version", "rebuild it: cmf-hub rebuild")
     return graph

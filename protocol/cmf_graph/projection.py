@@ -241,14 +241,14 @@ class Projection:
             if header.type in (t.ARTIFACT_USED, t.ARTIFACT_PRODUCED):
                 artifact, execution = ids[header.about[0]], ids[header.about[1]]
                 edges.append((execution, artifact, int(header.type == t.ARTIFACT_PRODUCED), id_))
-                artifacts.say(artifact, body)
+                artifacts.say(artifact, header.about[0][1], body)
                 continue
             about += [(ids[node], id_) for node in header.about]
             if header.type in ExecutionColumns.TYPES:
                 executions.say(branch, header, body, ids)
             elif header.type == t.ENVIRONMENT_RECORDED:
                 stated = {"facts": {"kind": "environment"}, "digests": body.get("digests", ())}
-                artifacts.say(ids[header.about[0]], stated)
+                artifacts.say(ids[header.about[0]], header.about[0][1], stated)
             elif header.type in (t.RETRACTED, t.UNRETRACTED):
                 refresh.update(ids[node] for node in header.about)
         self._connection.executemany("INSERT INTO about VALUES (?, ?)", about)

@@ -48,8 +48,7 @@ CREATE TABLE executions (
 );
 CREATE INDEX executions_by_start ON executions(started_us);
 CREATE INDEX executions_by_pipeline ON executions(pipeline, stage, started_us);
-CREATE TABLE artifacts (node INTEGER PRIMARY KEY, kind TEXT, name TEXT);
-CREATE INDEX artifacts_by_name ON artifacts(name);
+CREATE TABLE artifacts (node INTEGER PRIMARY KEY, kind TEXT);
 CREATE TABLE artifact_names (name TEXT, node INTEGER, PRIMARY KEY (name, node)) WITHOUT ROWID;
 CREATE INDEX artifact_names_by_node ON artifact_names(node, name);
 CREATE TABLE aliases (digest TEXT, node INTEGER, PRIMARY KEY (digest, node)) WITHOUT ROWID;

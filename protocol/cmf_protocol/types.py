@@ -54,10 +54,8 @@ def _is_clean(text: str) -> bool:
 
 
 def is_name(value: object) -> bool:
-    """Tell if `value` is a name as `checked_name` returns it."""
-    if type(value) is not str or not 1 <= len(value) <= NAME_CHARS_MAX:
-        return False
-    return value.isascii() or unicodedata.is_normalized("NFC", value)
+    """Tell if `value` can be a name; that it is NFC is the writer's duty, since readers know Unicode of different ages."""
+    return type(value) is str and 1 <= len(value) <= NAME_CHARS_MAX
 
 
 def is_content_id(value: object) -> bool:

@@ -4,12 +4,11 @@ It shares nothing with `cmf_protocol`: what both read alike is what the page say
 
 Rules
 - Any bytes give a value or `Broken`, nothing else.
-- Only the primitives come from elsewhere: SHA-256 (hashlib), zstd (zstandard), Ed25519 (PyNaCl), NFC (unicodedata).
+- Only the primitives come from elsewhere: SHA-256 (hashlib), zstd (zstandard), Ed25519 (PyNaCl).
 """
 
 import math
 import struct
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -277,7 +276,7 @@ def is_map(value: object) -> bool:
 
 
 def is_name(value: object) -> bool:
-    return isinstance(value, str) and 1 <= len(value) <= 500 and unicodedata.normalize("NFC", value) == value
+    return isinstance(value, str) and 1 <= len(value) <= 500
 
 
 def is_content_id(value: object) -> bool:
