@@ -20,13 +20,13 @@ from pathlib import Path
 
 from cmf_graph import schema
 from cmf_graph.database import connect
-from cmf_graph.graph import Graph, open_graph
+from cmf_graph.graph import Graph
 from cmf_graph.locks import try_lock
 from cmf_graph.projection import Projection
 from cmf_hub.custody import Custody, stored_events
 from cmf_hub.data import DataFolder
 from cmf_hub.registry import Registry
-from cmf_protocol.errors import CmfError
+from cmf_protocol.errors import CmfError, StoreError
 from cmf_protocol.events import Event
 from cmf_protocol.fold import FOLD_VERSION
 
@@ -68,6 +68,7 @@ class Projector:
         self._custody = open_custody(data)
         self._projection: Projection | None = None
         self._file: Path | None = None
+        self._version = 0
 
     def catch_up(self) -> bool:
         """Project all that is stored; return False if someone else projects."""
@@ -80,23 +81,51 @@ class Projector:
         return True
 
     def _current(self) -> Projection:
+        """Return the projection of the graph in use, opened anew if another process has put one in its place or written to it."""
         file = self._data.graph_file()
-        if self._projection is None or file != self._file:
-            if self._projection is not None:
-                self._projection.close()
-            if file.exists() and _version(file) not in (None, (schema.SCHEMA_VERSION, FOLD_VERSION)):
-                logger.warning("the graph was made by another version: building it anew")
-                file = new_graph_file(self._data)
-                self._data.use_graph(file)
-            self._projection, self._file = Projection(file), file
+        if self._projection is not None and file == self._file and _version(self._projection) == self._version:
+            return self._projection
+        if self._projection is not None:
+            self._projection.close()
+            self._projection = None
+        if _is_outdated(file, self._custody):
+            logger.warning("the graph was made by another version, or of another store: building it anew")
+            file = new_graph_file(self._data)
+            self._data.use_graph(file)
+        self._projection, self._file = Projection(file), file
+        self._version = _version(self._projection)
         return self._projection
 
 
-def _version(file: Path) -> tuple[int, int] | None:
-    connection = connect(file)
+def _version(projection: Projection) -> int:
+    """Return a number that changes when another connection writes to the graph (sqlite.org/pragma.html#pragma_data_version)."""
+    return int(projection.graph.rows("PRAGMA data_version")[0][0])
+
+
+def _usable_graph(file: Path, custody: Custody) -> Graph | None:
+    """Return the graph in a file, None if there is none of this version and of this store."""
+    if not file.exists():
+        return None
+    graph = Graph(connect(file, read_only=True), str(file))
+    is_current = schema.version(graph.connection) == (schema.SCHEMA_VERSION, FOLD_VERSION)
+    if is_current and graph.checkpoint(SOURCE) <= custody.last_segment():  # else the store was restored from an older copy
+        return graph
+    graph.connection.close()
+    return None
+
+
+def _is_outdated(file: Path, custody: Custody) -> bool:
+    """Tell if there is a graph, but of another version or another store."""
+    if not file.exists():
+        return False
+    graph = _usable_graph(file, custody)
+    if graph is not None:
+        graph.connection.close()
+        return False
+    connection = connect(file, read_only=True)
     found = schema.version(connection)
     connection.close()
-    return found
+    return found is not None
 
 
 def new_graph_file(data: DataFolder) -> Path:
@@ -126,21 +155,32 @@ def rebuild(data: DataFolder) -> int:
 
 
 def caught_up_graph(data: DataFolder, *, wait_s: float = QUERY_WAIT_S) -> tuple[Graph, int]:
-    """Return the graph with what is in custody now, and how many segments it is behind after `wait_s` seconds (0: none)."""
+    """Return the graph with what is in custody now, and how many segments it is behind after `wait_s` seconds (0: none).
+
+    Raises `StoreError` if there is no graph at all, and someone else has been making it for longer than a question waits.
+    """
     custody = open_custody(data)
     target = custody.last_segment()
-    deadline = time.monotonic() + wait_s
+    asked = time.monotonic()
     projector: Projector | None = None
     while True:
+        waited_s = time.monotonic() - asked
         file = data.graph_file()
-        if file.exists() and _version(file) == (schema.SCHEMA_VERSION, FOLD_VERSION):
-            graph = open_graph(file)
-            behind = target - graph.checkpoint(SOURCE)
-            if behind <= 0 or time.monotonic() >= deadline:
+        try:
+            graph = _usable_graph(file, custody)
+            behind = 0 if graph is None else target - graph.checkpoint(SOURCE)
+        except CmfError:
+            if data.graph_file() == file:
+                raise
+            continue  # it was replaced while it was being opened
+        if graph is not None:
+            if behind <= 0 or waited_s >= wait_s:
                 return graph, max(behind, 0)
             graph.connection.close()
         projector = projector or Projector(data)
         if not projector.catch_up():
+            if graph is None and waited_s >= max(wait_s, QUERY_WAIT_S):
+                raise StoreError("there is no graph yet: another process is making it", "ask again in a moment")
             time.sleep(0.01)
 
 

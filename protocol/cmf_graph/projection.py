@@ -31,6 +31,8 @@ BATCH_EVENTS = 5_000
 #: Nodes whose numbers are remembered between batches.
 NODE_CACHE_MAX = 200_000
 _LOOKUP_CHUNK = 500
+_USAGES = frozenset((t.ARTIFACT_USED, t.ARTIFACT_PRODUCED))
+_RETRACTIONS = frozenset((t.RETRACTED, t.UNRETRACTED))
 #: Types that can't be about a stage, which brings its pipeline.
 _WITHOUT_STAGES = frozenset((t.ARTIFACT_USED, t.ARTIFACT_PRODUCED, t.METRICS_RECORDED, t.EXECUTION_FINISHED))
 
@@ -100,14 +102,21 @@ class Projection:
         touched: dict[int, tuple[int, bytes]] = {}
         new: list[tuple[int, int, Event]] = []
         number = self._next_event
+        heads = self._heads
         for event in events:
-            branch = self._place(event, known)
-            if branch is not None:
-                event_id, header, _, _ = event
-                known[event_id] = (branch, header[4])
-                touched[branch] = (header[4], event_id)
-                new.append((number, branch, event))
-                number += 1
+            event_id, header, _, _ = event
+            head = heads.pop(header[5] or b"", None)
+            if head is None:
+                branch = self._place(event, known)
+                if branch is None:
+                    continue
+            else:  # it follows the newest event of a branch, as nearly all do
+                branch = head[0]
+                heads[event_id] = (branch, header[4])
+            known[event_id] = (branch, header[4])
+            touched[branch] = (header[4], event_id)
+            new.append((number, branch, event))
+            number += 1
         self._next_event = number
         if new:
             self._connection.executemany(
@@ -133,14 +142,10 @@ class Projection:
         return folded
 
     def _place(self, event: Event, known: dict[bytes, tuple[int, int]]) -> int | None:
-        """Return the branch of an event, made if it begins one; None if the event is held already."""
+        """Return the branch that an event begins; None if it is held already."""
         header = event.header
         if header.previous is None:
             return None if event.event_id in self._roots else self._new_tree(event)
-        head = self._heads.pop(header.previous, None)
-        if head is not None:
-            self._heads[event.event_id] = (head[0], header.sequence)
-            return head[0]
         if event.event_id in known or event.event_id in self._heads or self.graph.event(event.event_id):
             return None
         parent = known.get(header.previous) or self.graph.place(header.previous)
@@ -237,20 +242,22 @@ class Projection:
         executions, artifacts = ExecutionColumns(self.graph), ArtifactColumns(self.graph)
         refresh: set[int] = set()
         for id_, branch, event, body in folded:
-            header = event.header
-            if header.type in (t.ARTIFACT_USED, t.ARTIFACT_PRODUCED):
-                artifact, execution = ids[header.about[0]], ids[header.about[1]]
-                edges.append((execution, artifact, int(header.type == t.ARTIFACT_PRODUCED), id_))
-                artifacts.say(artifact, header.about[0][1], body)
+            header = event[1]
+            type_, nodes = header[1], header[8]
+            if type_ in _USAGES:
+                artifact = ids[nodes[0]]
+                edges.append((ids[nodes[1]], artifact, int(type_ == t.ARTIFACT_PRODUCED), id_))
+                artifacts.say(artifact, nodes[0][1], body)
                 continue
-            about += [(ids[node], id_) for node in header.about]
-            if header.type in ExecutionColumns.TYPES:
+            for node in nodes:
+                about.append((ids[node], id_))
+            if type_ in ExecutionColumns.TYPES:
                 executions.say(branch, header, body, ids)
-            elif header.type == t.ENVIRONMENT_RECORDED:
+            elif type_ == t.ENVIRONMENT_RECORDED:
                 stated = {"facts": {"kind": "environment"}, "digests": body.get("digests", ())}
-                artifacts.say(ids[header.about[0]], header.about[0][1], stated)
-            elif header.type in (t.RETRACTED, t.UNRETRACTED):
-                refresh.update(ids[node] for node in header.about)
+                artifacts.say(ids[nodes[0]], nodes[0][1], stated)
+            elif type_ in _RETRACTIONS:
+                refresh.update(ids[node] for node in nodes)
         self._connection.executemany("INSERT INTO about VALUES (?, ?)", about)
         self._connection.executemany(
             "INSERT INTO edges (execution, artifact, produced, event) VALUES (?, ?, ?, ?)", edges

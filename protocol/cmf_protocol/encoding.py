@@ -11,6 +11,8 @@ import json
 import struct
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import msgpack
@@ -122,11 +124,7 @@ def is_canonical(value: Value, depth: int = 0) -> bool:
     """Tell if `value`, as unpacked, breaks no rule that packing it again would not show (shortest forms, extra bytes)."""
     kind = type(value)
     if kind is dict:
-        keys = list(value)
-        try:
-            if "\0" in "".join(keys) or keys != sorted(keys):
-                return False
-        except TypeError:  # a key that is no text
+        if not _keys_hold(tuple(value)):
             return False
         items = value.values()
     elif kind is tuple:
@@ -146,6 +144,14 @@ def is_canonical(value: Value, depth: int = 0) -> bool:
         elif kind is not bytes and not _is_canonical_scalar(item):
             return False
     return True
+
+
+@lru_cache(maxsize=4096)
+def _keys_hold(keys: tuple[object, ...]) -> bool:
+    """Tell if a map may have these keys in this order; remembered, since the same few maps come again and again."""
+    if not all(type(key) is str and "\0" not in key for key in keys):
+        return False
+    return all(low < high for low, high in pairwise(keys))  # type: ignore[operator]
 
 
 def _is_canonical_scalar(value: Value) -> bool:

@@ -6,6 +6,7 @@ Rules
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgpack
@@ -84,16 +85,25 @@ def _read(header: Header, body: bytes | None) -> tuple[bytes, dict[str, Value]] 
     if len(said[0]) != SALT_BYTES or not is_canonical(said[1], 1):
         return Unfolded("malformed body: it is not canonical")
     values = said[1]
-    for key in shape.required:
-        if key not in values:
-            return Unfolded(f"malformed body: {key} is missing")
+    plan = _plan(type_, tuple(values))
+    if isinstance(plan, str):
+        return Unfolded(plan)
+    for check, value in zip(plan, values.values(), strict=True):
+        if check is not None and not check(value):
+            return Unfolded(f"malformed body of {type_}")
     if shape.target and shape.target not in values and len(about) != 1:
         return Unfolded(f"{type_} of no event about several nodes")
-    checks = shape.checks
-    for key, value in values.items():
-        if key in checks and not checks[key](value):
-            return Unfolded(f"malformed body: {key} is of the wrong form")
     return said
+
+
+@lru_cache(maxsize=4096)
+def _plan(type_: str, keys: tuple[str, ...]) -> "tuple[Callable[[Value], bool] | None, ...] | str":
+    """Return the check of each key of a body, or what is wrong with the keys; remembered, since bodies are alike."""
+    shape = _SHAPES[type_]
+    missing = [key for key in shape.required if key not in keys]
+    if missing:
+        return f"malformed body: {missing[0]} is missing"
+    return tuple(shape.checks.get(key) for key in keys)
 
 
 # -- nodes -----------------------------------------------------------------------------------------------------------

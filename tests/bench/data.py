@@ -29,14 +29,14 @@ def drafts() -> Iterator[Draft]:
         params = {"lr": 0.1 / number, "epochs": 5, "seed": number}
         yield t.execution_started(execution, "screening", f"stage-{number % 3}", facts=_FACTS, params=params)
         if before is not None:
-            facts = {"size": 1000 + number}
+            facts: dict[str, Any] = {"size": 1000 + number}
             yield t.usage(t.ARTIFACT_USED, execution, before, name=f"data/part-{number}.csv", facts=facts)
         for epoch in range(3):
             yield t.metrics_recorded(execution, metrics={"loss": 1 / (number + epoch), "accuracy": 0.9})
-        facts = {"size": 1000 + number, "kind": "model"}
+        made_facts = {"size": 1000 + number, "kind": "model"}
         digests = [f"sha256:{os.urandom(32).hex()}"]
         yield t.usage(
-            t.ARTIFACT_PRODUCED, execution, made, name=f"out/model-{number}.pkl", digests=digests, facts=facts
+            t.ARTIFACT_PRODUCED, execution, made, name=f"out/model-{number}.pkl", digests=digests, facts=made_facts
         )
         yield t.execution_finished(execution, "finished", exit_code=0)
         before = made

@@ -6,7 +6,7 @@ from itertools import count
 from pathlib import Path
 
 from tests.bench.data import a_log, new_file, segments_of
-from tests.bench.measure import Row, alternate, rate
+from tests.bench.measure import ROUNDS, Row, alternate, rate
 
 from cmf_graph.database import connect
 from cmf_graph.projection import Projection
@@ -24,13 +24,12 @@ def custody(folder: Path) -> Iterator[Row]:
     """Decode, verify, store and commit whole segments; floor: an executemany of the same bytes, a row per segment."""
     segments = segments_of(a_log(EVENTS, _SIGNER), _SIGNER)
     names = count()
+    registry = Registry(folder / "registry.db")
+    registry.add("site", login=None, key=_SIGNER.public_key, now_us=1)
+    stores = [Custody(folder / f"store-{next(names)}.db", registry) for _ in range(ROUNDS + 1)]
 
     def subject() -> None:
-        folder_ = folder / str(next(names))
-        folder_.mkdir()
-        registry = Registry(folder_ / "registry.db")
-        registry.add("site", login=None, key=_SIGNER.public_key, now_us=1)
-        store = Custody(folder_ / "store.db", registry)
+        store = stores.pop()
         for start in range(0, len(segments), 16):
             store.receive([("site", data) for data in segments[start : start + 16]], 1)
         store.close()
