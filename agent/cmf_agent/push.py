@@ -132,6 +132,8 @@ class _Push:
         finally:
             await link.close()
             self._record_published()
+        for code, message in dict.fromkeys((r.code, r.message) for r in self.report.refused):
+            self.report.warnings.append(f"the hub refuses what was sent ({code}): {message}")
         total = sum(sequence for sequence, _ in self._heads.values())
         self.report.pending = total - sum(self._machine.confirmed.values())
         return self.report
@@ -141,7 +143,8 @@ class _Push:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                data = await link.request(f"cmf.v1.rpc.{self._hub.site}.hello", self._hello(), timeout_s=ANSWER_WAIT_S)
+                wait_s = min(ANSWER_WAIT_S, max(deadline - loop.time(), TICK_S))
+                data = await link.request(f"cmf.v1.rpc.{self._hub.site}.hello", self._hello(), timeout_s=wait_s)
                 break
             except AccessDenied:
                 raise
@@ -226,11 +229,21 @@ class _Push:
                 if self.report.refused:
                     return
                 if self._machine.is_silent(loop.time()):
-                    await self._say_hello(link, loop.time() + CONFIRM_WAIT_S)
-                    self._machine.resend(loop.time())
+                    await self._ask_again(link)
         finally:
             for task in sending:
                 task.cancel()
+
+    async def _ask_again(self, link: Link) -> None:
+        """Ask what the hub holds, and send what is overdue again; if it does not answer now, it is asked again until time is up."""
+        loop = asyncio.get_running_loop()
+        try:
+            await self._say_hello(link, loop.time() + CONFIRM_WAIT_S)
+        except AccessDenied:
+            raise
+        except LinkError:
+            return
+        self._machine.resend(loop.time())
 
     async def _wait_for_news(self, sending: set[asyncio.Task[None]]) -> None:
         news = asyncio.ensure_future(self._news.wait())

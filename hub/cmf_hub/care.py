@@ -5,7 +5,7 @@ Rules
   events compared with the store's.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -35,27 +35,52 @@ class Findings:
 
 
 def verify(data: DataFolder, graph: Graph, progress: Callable[[int], None]) -> Findings:
-    """Check the event store and the graph; `progress` gets the number of each segment as it is done."""
+    """Check the event store and the graph; `progress` gets the number of each segment as it is done.
+
+    The store is read as of one moment, the graph as of one a little earlier, so that what arrives meanwhile is no finding.
+    """
+    with graph.snapshot():
+        position, folded = graph.checkpoint(SOURCE), _digest_of(graph.event_ids())
     custody = open_custody(data)
+    with custody.snapshot():
+        found, projected = _verify_store(custody, position, progress)
+        last = custody.last_segment()
+    if position > last:
+        found.problems.append(f"the graph has read {position} segments of {last}: cmf-hub rebuild makes it anew")
+    elif not found.problems and folded != _digest_of(sorted(projected)):
+        found.problems.append("the graph does not hold the events of the store: cmf-hub rebuild makes it anew")
+    return found
+
+
+def _verify_store(custody: Custody, position: int, progress: Callable[[int], None]) -> tuple[Findings, list[bytes]]:
+    """Return what is wrong with the store, and the ids of its events up to the segment `position`."""
     found = Findings()
     for (text,) in custody.rows("PRAGMA integrity_check(20)"):
         if text != "ok":
             found.problems.append(f"{custody.name}: {text}")
-    ids: list[bytes] = []
+    projected: list[bytes] = []
     heads: dict[int, bytes | None] = {}
     for number, branch, skip, key, data_ in _stored(custody):
+        ids: list[bytes] = []
         problem = _check_segment(custody, Stored(branch, skip, key, data_), heads, ids)
         if problem is not None:
             found.problems.append(f"segment {number}: {problem}")
         found.segments += 1
+        found.events += len(ids)
+        if number <= position:
+            projected += ids
         progress(number)
-    found.events = len(ids)
     for branch, head in custody.rows("SELECT id, head_id FROM branches"):
         if heads.get(branch) != head:
             found.problems.append(f"branch {branch}: the watermark is not its last stored event")
-    if not found.problems:
-        _compare_graph(custody, graph, ids, found)
-    return found
+    return found, projected
+
+
+def _digest_of(sorted_ids: Iterable[bytes]) -> bytes:
+    digest = sha256()
+    for event_id in sorted_ids:
+        digest.update(event_id)
+    return digest.digest()
 
 
 def _stored(custody: Custody) -> Iterator[tuple[int, int, int, bytes, bytes]]:
@@ -87,7 +112,12 @@ def _check_segment(custody: Custody, stored: Stored, heads: dict[int, bytes | No
     if segment.statement.key != stored.key or not segment.signature_holds():
         return "its signature does not verify with the key of its log"
     new = segment.events[stored.skip :]
-    before = heads[branch] if branch in heads else _parent_id(custody, branch)
+    if not new:
+        return "it holds nothing new"
+    try:
+        before = heads[branch] if branch in heads else _parent_id(custody, branch)
+    except PeerError:
+        before = b""  # what it forks from is damaged or missing: a finding of its own
     heads[branch] = new[-1].event_id
     ids += [event.event_id for event in new]
     return None if new[0].header.previous == before else "it does not follow the segment before it"
@@ -96,16 +126,6 @@ def _check_segment(custody: Custody, stored: Stored, heads: dict[int, bytes | No
 def _parent_id(custody: Custody, branch: int) -> bytes | None:
     parent, sequence = custody.rows("SELECT parent, parent_sequence FROM branches WHERE id = ?", (branch,))[0]
     return None if parent is None else custody.event_id_at(parent, sequence)
-
-
-def _compare_graph(custody: Custody, graph: Graph, ids: list[bytes], found: Findings) -> None:
-    behind = custody.last_segment() - graph.checkpoint(SOURCE)
-    if behind:
-        found.problems.append(f"the graph is {behind} segments behind: is a projector running?")
-        return
-    stored = sha256(b"".join(sorted(ids))).hexdigest()
-    if graph.digest().events_digest != stored:
-        found.problems.append("the graph does not hold the events of the store: cmf-hub rebuild makes it anew")
 
 
 def import_bundle(data: DataFolder, file: Path) -> dict[str, Any]:

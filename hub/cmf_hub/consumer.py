@@ -18,7 +18,7 @@ from cmf_hub.custody import Answer, Custody
 from cmf_hub.registry import Registry
 from cmf_link.link import Link
 from cmf_link.stream import LogStream, Message
-from cmf_protocol.errors import AccessDenied, CmfError, LinkError
+from cmf_protocol.errors import AccessDenied, CmfError, LinkError, PeerError
 from cmf_protocol.messages import (
     Confirm,
     Confirmation,
@@ -82,6 +82,16 @@ class Consumer:
                 await asyncio.sleep(RETRY_WAIT_S)
 
     async def _take(self, link: Link, messages: list[Message]) -> None:
+        try:
+            await self._take_together(link, messages)
+        except PeerError as error:  # what is stored of one log is damaged: the others go on
+            if len(messages) == 1:
+                logger.error("a segment on %s could not be stored: %s %s", messages[0].subject, error, error.hint)
+                return  # not acknowledged: it comes again
+            for message in messages:
+                await self._take(link, [message])
+
+    async def _take_together(self, link: Link, messages: list[Message]) -> None:
         batch = [(_carrier(message.subject), message.data) for message in messages]
         answers = await self._call(self._custody.receive, batch, now_us())
         self._on_stored()

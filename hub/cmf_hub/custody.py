@@ -10,9 +10,11 @@ Rules
 - Parked and quarantined bytes are bounded; what falls out of either was never confirmed, so its sender still has it.
 """
 
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -20,9 +22,11 @@ from pathlib import Path
 from cmf_graph.database import connect, store_errors, transaction
 from cmf_graph.graph import no_collector
 from cmf_protocol.admit import Admit, Duplicate, Parked, Place, Refused, Registry, admit
-from cmf_protocol.errors import PeerError
+from cmf_protocol.errors import IntegrityError, PeerError
 from cmf_protocol.events import Event, trusted_events
 from cmf_protocol.segments import Segment, decode_segment, unpack_segment
+
+logger = logging.getLogger("cmf_hub")
 
 #: What one carrier may have parked: a site's day of backlog, and no more than a hundred carriers' worth of memory card.
 PARKED_BYTES_MAX = 64 * 2**20
@@ -81,6 +85,17 @@ class Custody:
         """The id (16 bytes) of this store, new whenever one is made."""
         found: bytes = self.rows("SELECT incarnation FROM meta")[0][0]
         return found
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let everything read in the block be of one moment."""
+        with store_errors(self.name):
+            self._connection.execute("BEGIN")
+            try:
+                self._connection.execute("SELECT 1 FROM meta").fetchone()  # from here on
+                yield
+            finally:
+                self._connection.execute("COMMIT")
 
     # -- receiving -----------------------------------------------------------------------------------------------------
 
@@ -250,7 +265,7 @@ class Custody:
             (log_id, sequence, sequence),
         )
         for segment, branch, first, key in spans:
-            if self._event_ids(segment)[sequence - first] == event_id:
+            if self._event_id(segment, sequence - first) == event_id:
                 return Place(branch, sequence, key)
         return None
 
@@ -265,6 +280,13 @@ class Custody:
             else:
                 low = middle + 1
         return low
+
+    def _event_id(self, segment: int, at: int) -> bytes:
+        """Return the id of the event at a place, from 0 on, among those that a segment brought."""
+        ids = self._event_ids(segment)
+        if at >= len(ids):
+            raise IntegrityError(f"{self.name}: segment {segment} lacks events", "see cmf-hub verify")
+        return ids[at]
 
     def _event_ids(self, segment: int) -> list[bytes]:
         ids: list[bytes] | None = self._ids.get(segment)
@@ -300,9 +322,11 @@ class Custody:
     def event_id_at(self, branch: int, sequence: int) -> bytes:
         """Return the id of the event at a sequence of a branch's own segments."""
         sql = "SELECT id, first_sequence FROM segments WHERE branch = ? AND first_sequence <= ? ORDER BY first_sequence DESC LIMIT 1"
-        segment, first = self.rows(sql, (branch, sequence))[0]
-        found: bytes = self._event_ids(segment)[sequence - first]
-        return found
+        rows = self.rows(sql, (branch, sequence))
+        if not rows:
+            raise IntegrityError(f"{self.name}: branch {branch} lacks event {sequence}", "see cmf-hub verify")
+        segment, first = rows[0]
+        return self._event_id(segment, sequence - first)
 
     # -- contacts ------------------------------------------------------------------------------------------------------
 
@@ -331,6 +355,9 @@ def _decoded(data: bytes) -> Segment | PeerError:
         return decode_segment(data)
     except PeerError as error:
         return error
+    except Exception as error:
+        logger.exception("a segment could not be read: it goes to the quarantine, the others go on")
+        return PeerError(f"this hub failed to read it: {type(error).__name__}: {error}")
 
 
 def events_of(data: bytes, skip: int) -> list[Event]:

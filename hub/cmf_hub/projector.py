@@ -7,6 +7,7 @@ asked, and projects itself if nobody else does.
 
 Rules
 - A slow or broken fold delays no confirmation: custody never waits for this.
+- An event on which this program fails is set aside as unfolded, with a traceback in the log: it stops no other one.
 - The graph is disposable: one of another version is built anew beside it, then put in its place.
 """
 
@@ -46,8 +47,29 @@ def project(projection: Projection, custody: Custody) -> int:
     position = projection.graph.checkpoint(SOURCE)
     segments = list(stored_events(custody, position, SEGMENTS_PER_COMMIT))
     if segments:
-        projection.apply(_flat(segments), {SOURCE: segments[-1][0]})
+        try:
+            projection.apply(_flat(segments), {SOURCE: segments[-1][0]})
+        except CmfError:
+            raise
+        except Exception:
+            logger.exception("folding failed: looking for the event")
+            _apply_singly(projection, segments)
     return len(segments)
+
+
+def _apply_singly(projection: Projection, segments: list[tuple[int, list[Event]]]) -> None:
+    """Apply events one by one, and those that this program fails on without effect: they are listed, the others go on."""
+    for number, events in segments:
+        for event in events:
+            try:
+                projection.apply([event])
+            except CmfError:
+                raise
+            except Exception as error:
+                logger.exception("event %s can't be folded by this program", event.event_id.hex())
+                projection.skip(event.event_id, f"internal error: {type(error).__name__}")
+                projection.apply([event])
+        projection.apply([], {SOURCE: number})
 
 
 def _flat(segments: list[tuple[int, list[Event]]]) -> Iterator[Event]:
@@ -108,7 +130,9 @@ def _usable_graph(file: Path, custody: Custody) -> Graph | None:
         return None
     graph = Graph(connect(file, read_only=True), str(file))
     is_current = schema.version(graph.connection) == (schema.SCHEMA_VERSION, FOLD_VERSION)
-    if is_current and graph.checkpoint(SOURCE) <= custody.last_segment():  # else the store was restored from an older copy
+    if (
+        is_current and graph.checkpoint(SOURCE) <= custody.last_segment()
+    ):  # else the store was restored from an older copy
         return graph
     graph.connection.close()
     return None

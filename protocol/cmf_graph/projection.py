@@ -52,11 +52,16 @@ class Projection:
         self.graph = Graph(connection, str(path))
         self._connection = connection
         self._node_ids: dict[Node, int] = {}
+        self._skipped: dict[bytes, str] = {}
         self._load_positions()
 
     def close(self) -> None:
         """Close the database."""
         self._connection.close()
+
+    def skip(self, event_id: bytes, reason: str) -> None:
+        """Let an event be applied without effect: folding it failed, which is a fault of this program."""
+        self._skipped[event_id] = reason
 
     def _load_positions(self) -> None:
         rows = self.graph.rows
@@ -132,6 +137,9 @@ class Projection:
         folded: list[Folded] = []
         unfolded: list[tuple[int, str, str]] = []
         for (number, branch, event), values in zip(new, read_many([(e[1], e[3]) for _, _, e in new]), strict=True):
+            if event.event_id in self._skipped:
+                unfolded.append((number, event.header.type, self._skipped[event.event_id]))
+                continue
             if isinstance(values, Unfolded):
                 unfolded.append((number, event.header.type, values.reason))
                 continue
