@@ -18,7 +18,7 @@ from cmf_hub.custody import Answer, Custody
 from cmf_hub.registry import Registry
 from cmf_link.link import Link
 from cmf_link.stream import LogStream, Message
-from cmf_protocol.errors import AccessDenied, CmfError, LinkError, PeerError
+from cmf_protocol.errors import AccessDenied, CmfError, LinkError, PeerError, StoreError
 from cmf_protocol.messages import (
     Confirm,
     Confirmation,
@@ -141,7 +141,10 @@ class Consumer:
         if abs(hello.time_us - now) > CLOCK_WARNING_US:
             logger.warning("the clock of %s is %.0f s ahead of this hub's", site, (hello.time_us - now) / 1e6)
         heads = [(log_id, *points[0]) for log_id, points in hello.logs if points]
-        self._custody.contact(site, hello.key, now, hello.time_us - now, heads)
+        try:
+            self._custody.contact(site, hello.key, now, hello.time_us - now, heads)
+        except StoreError as error:  # a full disk is no reason to send the site away: what is held is still true
+            logger.error("that %s said hello could not be noted: %s %s", site, error, error.hint)
         confirmed: list[Confirmation] = []
         for log_id, points in hello.logs:
             confirmed += self._custody.confirmations(log_id, points)

@@ -229,16 +229,20 @@ _COUNTS = (field("executions", right=True), field("artifacts", right=True), fiel
 _REMARKS = (_TAGS, Column("", _warnings))
 _PIPELINES = (field("name"), *_COUNTS, field("properties"), *_REMARKS)
 _STAGES = (field("pipeline"), field("name"), *_COUNTS, field("properties"), *_REMARKS)
+#: The first digits of a UUIDv7, which hold its millisecond; they serve as a REF.
+_ID_CHARS = 13
+#: A time without its seconds.
+_MINUTE_CHARS = 16
 _EXECUTIONS = (
-    field("id"),
+    field("id", chars=_ID_CHARS),
     Column("stage", _of),
     field("name"),
-    field("status"),
+    field("status", chars=11),
     field("site"),
-    Column("started", lambda item: moment(item["started_at"])),
+    Column("started", lambda item: moment(item["started_at"]), chars=_MINUTE_CHARS, wide=True),
     field("params"),
     field("metrics"),
-    Column("git", lambda item: str(item["git_commit"] or "")[:SHORT_COMMIT_CHARS]),
+    Column("git", lambda item: str(item["git_commit"] or ""), chars=SHORT_COMMIT_CHARS, wide=True),
     *_REMARKS,
 )
 _ARTIFACTS = (
@@ -250,7 +254,7 @@ _ARTIFACTS = (
     *_REMARKS,
 )
 _METRICS = (
-    field("execution"),
+    field("execution", chars=_ID_CHARS),
     Column("stage", _of),
     field("name"),
     field("value", right=True),

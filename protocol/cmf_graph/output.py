@@ -9,11 +9,13 @@ Rules
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from cmf_graph.text import clean, short_content_id
 
 Item = Mapping[str, Any]
+#: From this width on a table shows every column that holds something.
+WIDE_CHARS = 110
 #: Longer texts are cut where many values share a cell.
 _VALUE_CHARS_MAX = 60
 _LIST_SHOWN = 5
@@ -25,11 +27,15 @@ class Column(NamedTuple):
     heading: str
     value: Callable[[Item], object]
     right: bool = False
+    #: On a terminal: never folded, and cut to so many characters.
+    chars: int | None = None
+    #: On a terminal: left out where it has less than `WIDE_CHARS`.
+    wide: bool = False
 
 
-def field(name: str, heading: str = "", *, right: bool = False) -> Column:
+def field(name: str, heading: str = "", *, right: bool = False, chars: int | None = None) -> Column:
     """Return the column that shows a field as it is."""
-    return Column(heading or name, lambda item: item.get(name), right)
+    return Column(heading or name, lambda item: item.get(name), right, chars)
 
 
 def print_json(document: object) -> None:
@@ -96,11 +102,15 @@ def _draw(rows: Sequence[Sequence[str]], columns: Sequence[Column]) -> None:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column.heading, overflow="fold", justify="right" if column.right else "left")
+    console = Console(soft_wrap=False, emoji=False, highlight=False)
+    filled = [at for at in range(len(columns)) if any(row[at] for row in rows)]  # no room for what is always empty
+    shown = [at for at in filled if console.width >= WIDE_CHARS or not columns[at].wide]
+    for column in (columns[at] for at in shown):
+        justify: Literal["right", "left"] = "right" if column.right else "left"
+        table.add_column(column.heading, overflow="fold", justify=justify, no_wrap=column.chars is not None)
     for row in rows:
-        table.add_row(*map(Text, row))  # Text: no markup in it is read
-    Console(soft_wrap=False, emoji=False, highlight=False).print(table)
+        table.add_row(*(Text(row[at][: columns[at].chars]) for at in shown))  # Text: no markup in it is read
+    console.print(table)
 
 
 # -- one thing ---------------------------------------------------------------------------------------------------------
