@@ -146,7 +146,7 @@ def is_canonical(value: Value, depth: int = 0) -> bool:
     return True
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096, typed=True)
 def _keys_hold(keys: tuple[object, ...]) -> bool:
     """Tell if a map may have these keys in this order; remembered, since the same few maps come again and again."""
     if not all(type(key) is str and "\0" not in key for key in keys):

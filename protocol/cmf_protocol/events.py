@@ -7,6 +7,7 @@ Rules
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -187,17 +188,25 @@ def decode_headers(datas: Sequence[bytes]) -> list[Header]:
 
 def _fields_hold(header: Header) -> bool:
     version, kind, type_version, log_id, sequence, previous, clock, wall_us, _, body_hash = header
-    if not (type(version) is type(type_version) is type(sequence) is type(clock) is type(wall_us) is int):
+    if not (
+        type(version) is type(type_version) is int and type(kind) is str and _type_holds(version, kind, type_version)
+    ):
         return False
-    if version < 1 or type_version < 1 or sequence < 1 or clock < 0:
+    if not (type(sequence) is type(clock) is type(wall_us) is int and wall_us <= INTEGER_MAX):
         return False
-    if max(version, type_version, sequence, clock, wall_us) > INTEGER_MAX:
-        return False
-    if type(kind) is not str or not 1 <= len(kind) <= TYPE_CHARS_MAX or "\0" in kind:
+    if not (1 <= sequence <= INTEGER_MAX and 0 <= clock <= INTEGER_MAX):
         return False
     if not (type(log_id) is type(body_hash) is bytes and len(log_id) == 16 and len(body_hash) == 32):
         return False
-    return previous is None if sequence == 1 else _is_bin(previous, 32)
+    if sequence == 1:
+        return previous is None
+    return type(previous) is bytes and len(previous) == 32
+
+
+@lru_cache(maxsize=1024)
+def _type_holds(version: int, kind: str, type_version: int) -> bool:
+    """Tell if these may stand in a header; remembered, since a log has few types."""
+    return 1 <= version <= INTEGER_MAX >= type_version >= 1 and 1 <= len(kind) <= TYPE_CHARS_MAX and "\0" not in kind
 
 
 def _is_bin(value: object, length: int) -> bool:
@@ -208,10 +217,13 @@ def _about_holds(about: object) -> bool:
     if type(about) is not tuple or not 1 <= len(about) <= ABOUT_MAX:
         return False
     for entry in about:
-        if type(entry) is not tuple or len(entry) != 2 or type(entry[0]) is not str:
+        if type(entry) is not tuple or len(entry) != 2:
+            return False
+        kind, id_ = entry
+        if type(kind) is not str or "\0" in kind:
             return False
         # an id sits in the header's array, about's, and its own entry's
-        if not (type(entry[1]) is bytes or is_canonical(entry[1], 3)) or "\0" in entry[0]:
+        if type(id_) is not bytes and not is_canonical(id_, 3):
             return False
     return len(about) == 1 or _is_sorted(about)
 
