@@ -158,7 +158,7 @@ def test_an_ambiguous_ref_lists_the_candidates_and_an_unknown_one_what_was_tried
     assert ambiguous.stderr.count("artifact md5:") == 2
     unknown = cli("tag", "abcdef99", "x", cwd=home.root)
     assert unknown.returncode == 2
-    assert "tried as" in unknown.stderr
+    assert "it is not a digest" in unknown.stderr
 
 
 def test_untag_names_the_adds_that_it_saw(home: Home) -> None:

@@ -164,10 +164,10 @@ def test_a_bundle_that_was_cut_or_altered_is_refused_whole(store: Store, tmp_pat
     file = tmp_path / "a.bundle"
     for at in (0, 7, 8, 20, len(whole) // 2, len(whole) - 33, len(whole) - 1):
         file.write_bytes(whole[:at])
-        with pytest.raises((DecodeError, IntegrityError), match="not a bundle|cut or altered"):
+        with pytest.raises((DecodeError, IntegrityError), match=r"not a bundle|cut or altered"):
             import_bundle(store.data, file)
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        with pytest.raises((DecodeError, IntegrityError), match="not a bundle|cut or altered"):
+        with pytest.raises((DecodeError, IntegrityError), match=r"not a bundle|cut or altered"):
             import_bundle(store.data, file)
     file.write_bytes(whole + b"\0")
     with pytest.raises(IntegrityError, match="cut or altered"):

@@ -1,9 +1,9 @@
 """A log made by hand, to be cut and forked at will.
 
-    log = MadeLog(SIGNERS[0])            # its root is there
-    log.say(9)                           # nine more events
-    log.cut(1, 4), log.cut(5, 10)        # signed segments, by sequence
-    copy = log.fork(5)                   # another writer that goes on after event 5
+log = MadeLog(SIGNERS[0])            # its root is there
+log.say(9)                           # nine more events
+log.cut(1, 4), log.cut(5, 10)        # signed segments, by sequence
+copy = log.fork(5)                   # another writer that goes on after event 5
 """
 
 import os

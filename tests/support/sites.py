@@ -1,9 +1,9 @@
 """A site's folder: records through `cmf_agent`, pushes through the command line.
 
-    site = SiteFolder(tmp_path / "clinic-a")     # makes the folder and `.cmf` in it
-    site.record(executions=10, metrics=100)      # bulk, a few ms
-    site.run("train", outputs={"model.pkl": b"..."})
-    site.push()                                  # cmf-agent push --json
+site = SiteFolder(tmp_path / "clinic-a")     # makes the folder and `.cmf` in it
+site.record(executions=10, metrics=100)      # bulk, a few ms
+site.run("train", outputs={"model.pkl": b"..."})
+site.push()                                  # cmf-agent push --json
 """
 
 import subprocess

@@ -76,10 +76,14 @@ def test_another_hubs_join_file_is_not_taken_by_accident(shared_hub: Hub, site: 
         ana.ask("join", file, "--replace")
         said = ana.push()
         assert (said["sent"], said["pending"]) == (5, 0)
-        assert other.digest().events_digest != ""
         assert other.ask("status")["events"] == 5
-        # this hub's login, at the other's address
-        told(ana.call("push", "--hub", f"nats://{shared_hub.address}", "--timeout", "5"), 4, shared_hub.address, "refused")
+        # the login of one hub, at the address of another
+        told(
+            ana.call("push", "--hub", f"nats://{shared_hub.address}", "--timeout", "5"),
+            4,
+            shared_hub.address,
+            "refuses this login",
+        )
     nothing_lost(ana, 5)
 
 
@@ -116,8 +120,10 @@ def test_a_wrong_port_is_told(shared_hub: Hub, site: MakeSite, tmp_path: Path) -
     carl = site("carl")
     shared_hub.join(carl)
     told(carl.call("push", "--hub", f"nats://{HOST}:{free_port()}", "--timeout", "5"), 4, "nobody answers")
-    told(carl.call("push", "--hub", "nats://no-such-host.invalid:4222", "--timeout", "5"), 4, "no-such-host.invalid:4222")
-    told(carl.call("push", "--hub", "not an address", "--timeout", "5"), 2, "not an address")
+    told(
+        carl.call("push", "--hub", "nats://no-such-host.invalid:4222", "--timeout", "5"), 4, "no-such-host.invalid:4222"
+    )
+    told(carl.call("push", "--hub", "not an address", "--timeout", "5"), 4, "not an address", "check the address")
 
 
 def test_a_hub_that_hangs_is_waited_for_no_longer_than_asked(hub: Hub, site: MakeSite) -> None:
@@ -141,8 +147,8 @@ def test_a_hub_that_goes_away_in_the_middle_leaves_the_push_unconfirmed_at_its_t
 ) -> None:
     ana = site("ana")
     hub.join(ana)
-    ana.record(60, metrics=1_000)
-    pushing = ana.start_push(6)
+    ana.record(15, metrics=1_000)
+    pushing = ana.start_push(7)
     until(lambda: hub.ask("status")["events"] > 0 or pushing.poll() is not None, "the push to arrive")
     hub.end()
     out, err = pushing.communicate(timeout=60)
@@ -203,7 +209,7 @@ def test_a_hub_on_a_full_disk_confirms_nothing_that_it_does_not_store_and_drains
     assert hub.process is not None
     full = hub.data.store.with_name("store.db-wal").stat().st_size
     lift([hub.process.pid], full + 4_096)  # the store can't grow, the server's stream can
-    done = ana.call("push", "--timeout", "6", "--json")
+    done = ana.call("push", "--timeout", "3", "--json")
     assert done.returncode == 3, done.stderr
     said = json.loads(done.stdout)
     held = hub.ask("status")["events"]

@@ -2,15 +2,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.support.programs import environment
 
 DEMO = Path(__file__).parents[2] / "deploy" / "examples" / "clinics" / "demo.py"
 
 
+@pytest.mark.deep  # it trains for more than a minute
 def test_the_demo_shows_what_it_says(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(DEMO)], env=environment(TMPDIR=str(tmp_path)), cwd=tmp_path, capture_output=True, text=True,
-        timeout=180, check=False,
+        timeout=400, check=False,
     )  # fmt: skip
     said = done.stdout
     assert done.returncode == 0, said + done.stderr

@@ -72,8 +72,10 @@ def kill(victim: str, hub: Hub, pushing: "subprocess.Popen[str]") -> None:
 
 
 def end_push(pushing: "subprocess.Popen[str]", allowed: Iterable[int]) -> None:
+    """Wait until a push ends; only one that was not logged in yet may have reached no hub."""
     _, err = pushing.communicate(timeout=2 * PUSH_S)
-    assert pushing.returncode in allowed, f"push ended with {pushing.returncode}: {err}"
+    reached = not any(text in err for text in ("broke off the login", "nobody answers at"))
+    assert pushing.returncode in allowed or not reached, f"push ended with {pushing.returncode}: {err}"
     assert "Traceback" not in err, err
 
 
@@ -101,7 +103,7 @@ def play_round(chance: random.Random, hub: Hub, site: SiteFolder) -> str:
         end_push(pushing, (0, -signal.SIGKILL))
     elif chance.random() < 0.3:
         pushing.kill()
-        end_push(pushing, (0, 4, -signal.SIGKILL))
+        end_push(pushing, (0, -signal.SIGKILL))
     else:
         end_push(pushing, (0,))
     return told
@@ -139,9 +141,7 @@ def check(hub: Hub, sites: list[SiteFolder], executions: set[str], file: Path) -
     held = hub.digest()
     assert held == folded(file, sites)
     assert held.events == sum(len(site.events()) for site in sites)
-    listed = [
-        item["id"] for item in hub.ask("query", "executions", "--pipeline", PIPELINE, "--limit", 10_000)["items"]
-    ]
+    listed = [item["id"] for item in hub.ask("query", "executions", "--pipeline", PIPELINE, "--limit", 10_000)["items"]]
     assert len(listed) == len(set(listed))
     assert set(listed) == executions
     assert hub.ask("verify")["problems"] == []

@@ -298,7 +298,9 @@ def test_a_revocation_cuts_a_connection_that_is_open(shared_hub: Hub, site: Make
     jana.record(40, metrics=400)
     pushing = jana.start_push(30)
     until(
-        lambda: "jana" in [each["name"] for each in shared_hub.ask("query", "sites", "--stale")["items"] if each["logs"]],
+        lambda: (
+            "jana" in [each["name"] for each in shared_hub.ask("query", "sites", "--stale")["items"] if each["logs"]]
+        ),
         "the push to arrive",
     )
     shared_hub.ask("site", "revoke", "jana")
@@ -310,9 +312,7 @@ def test_a_revocation_cuts_a_connection_that_is_open(shared_hub: Hub, site: Make
 # --- bundles
 
 
-def test_a_site_that_only_sends_bundles_is_admitted_by_its_key(
-    shared_hub: Hub, site: MakeSite, tmp_path: Path
-) -> None:
+def test_a_site_that_only_sends_bundles_is_admitted_by_its_key(shared_hub: Hub, site: MakeSite, tmp_path: Path) -> None:
     kim = site("kim")
     kim.record(5)
     added = shared_hub.ask("site", "add", "kim", "--key", kim.status()["public_key"])
