@@ -29,7 +29,15 @@ from cmf_graph.locks import try_lock
 from cmf_link.link import Link, connect
 from cmf_protocol.encoding import Value
 from cmf_protocol.errors import AccessDenied, BackPressure, CallerError, IntegrityError, LinkError, StoreError
-from cmf_protocol.messages import HelloAnswer, Refusal, decode_answer, decode_confirm, points_of, sign_hello
+from cmf_protocol.messages import (
+    HELLO_LOGS_MAX,
+    HelloAnswer,
+    Refusal,
+    decode_answer,
+    decode_confirm,
+    points_of,
+    sign_hello,
+)
 from cmf_protocol.segments import SEGMENT_EVENTS_MAX, Statement, cut, encode_segment, sign_segment
 from cmf_protocol.signing import Signer
 from cmf_protocol.sync import CONFIRM_WAIT_S, WINDOW, Cut, PushMachine
@@ -40,6 +48,8 @@ ANSWER_WAIT_S = 5.0
 CUTS_AHEAD = 2 * WINDOW
 BACK_PRESSURE_WAIT_S = 0.5
 TICK_S = 0.25
+#: The code of a refusal that is the hub's own fault.
+HUB_ERROR = "hub-error"
 #: Clocks further apart than this are told, µs.
 CLOCK_WARNING_US = 60_000_000
 
@@ -96,6 +106,7 @@ class _Push:
         self._published: dict[bytes, int] = {}
         self._news = asyncio.Event()
         self._before = 0
+        self._asked: list[bytes] = []
         self.report = PushReport(hub=hub.url)
 
     # -- without a hub -------------------------------------------------------------------------------------------------
@@ -161,12 +172,24 @@ class _Push:
 
     def _hello(self) -> bytes:
         logs: list[Value] = []
-        for log_id, (sequence, _) in self._heads.items():
+        self._asked = self._to_ask()
+        for log_id in self._asked:
+            sequence = self._heads[log_id][0]
             points = [[s, self._outbox.event_id(log_id, s)] for s in points_of(sequence)]
             logs.append([log_id, points])
         return sign_hello(
             self._signer, site=self._hub.site, hub_id=self._hub.hub_id, token=self._hub.token, time_us=now_us(), agent=AGENT, logs=logs
         )  # fmt: skip
+
+    def _to_ask(self) -> list[bytes]:
+        """Return the logs that a hello names, as many as it may: those not fully confirmed first, of either kind the newest."""
+        newest = list(reversed(self._heads))  # the order is stable
+        return sorted(newest, key=lambda log_id: self._known(log_id) >= self._heads[log_id][0])[:HELLO_LOGS_MAX]
+
+    def _known(self, log_id: bytes) -> int:
+        """Return up to which sequence the hub confirmed a log, at any time."""
+        known = self._outbox.confirmed(self._hub.hub_id, log_id)
+        return known[0] if known else 0
 
     def _take_answer(self, answer: HelloAnswer, *, first: bool) -> None:
         self._outbox.record_contact(self._hub.hub_id, answer.incarnation)
@@ -174,7 +197,9 @@ class _Push:
         ahead = now_us() - answer.time_us
         if first and abs(ahead) > CLOCK_WARNING_US:
             self.report.warnings.append(f"this site's clock is {ahead / 1e6:+.0f} s from the hub's: check both")
-        known = {log_id: self._outbox.confirmed(self._hub.hub_id, log_id) for log_id in self._heads}
+        known = {log_id: self._outbox.confirmed(self._hub.hub_id, log_id) for log_id in self._asked}
+        for log_id in self._heads.keys() - known.keys():  # not asked about: what was confirmed earlier counts
+            self._machine.confirmed.setdefault(log_id, self._known(log_id))
         self._confirm(answer.confirmed)
         if first:
             for log_id, before in known.items():
@@ -203,9 +228,13 @@ class _Push:
         if confirm.hub_id != self._hub.hub_id:
             return
         self.report.confirmed += self._confirm(confirm.confirmed)
-        self.report.refused += [r for r in confirm.refused if r.log_id in self._heads or not r.log_id]
+        self.report.refused += [r for r in confirm.refused if self._is_final(r)]
         self._progress(sum(self._machine.confirmed.values()), sum(s for s, _ in self._heads.values()))
         self._news.set()
+
+    def _is_final(self, refusal: Refusal) -> bool:
+        """Tell if sending again is of no use; a fault of the hub's program says nothing about what was sent."""
+        return refusal.code != HUB_ERROR and (refusal.log_id in self._heads or not refusal.log_id)
 
     # -- sending -------------------------------------------------------------------------------------------------------
 

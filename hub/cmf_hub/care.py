@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 from cmf_graph.database import sqlite_version, store_errors
 from cmf_graph.graph import Graph
+from cmf_graph.times import rfc3339
 from cmf_hub.consumer import now_us
 from cmf_hub.custody import Custody
 from cmf_hub.data import DataFolder
 from cmf_hub.projector import SOURCE, open_custody
-from cmf_hub.sites import rfc3339
 from cmf_protocol.errors import PeerError
 from cmf_protocol.fold import FOLD_VERSION
 from cmf_protocol.segments import decode_bundle, decode_segment
@@ -60,9 +60,9 @@ def _verify_store(custody: Custody, position: int, progress: Callable[[int], Non
             found.problems.append(f"{custody.name}: {text}")
     projected: list[bytes] = []
     heads: dict[int, bytes | None] = {}
-    for number, branch, skip, key, data_ in _stored(custody):
+    for number, stored in _stored(custody):
         ids: list[bytes] = []
-        problem = _check_segment(custody, Stored(branch, skip, key, data_), heads, ids)
+        problem = _check_supply(stored) if stored.only_supplies else _check_segment(custody, stored, heads, ids)
         if problem is not None:
             found.problems.append(f"segment {number}: {problem}")
         found.segments += 1
@@ -83,24 +83,35 @@ def _digest_of(sorted_ids: Iterable[bytes]) -> bytes:
     return digest.digest()
 
 
-def _stored(custody: Custody) -> Iterator[tuple[int, int, int, bytes, bytes]]:
-    position = 0
-    while rows := custody.rows(
-        "SELECT s.id, s.branch, s.skip, l.key, s.data FROM segments s JOIN branches b ON b.id = s.branch JOIN logs l ON l.id = b.log "
-        "WHERE s.id > ? ORDER BY s.id LIMIT ?",
-        (position, _RECEIVE_SEGMENTS),
-    ):
-        yield from rows
-        position = rows[-1][0]
-
-
 class Stored(NamedTuple):
-    """A segment as custody keeps it."""
+    """A segment as custody keeps it; `only_supplies` if it was stored for bodies of events that were held."""
 
     branch: int
     skip: int
     key: bytes
     data: bytes
+    only_supplies: bool
+
+
+def _stored(custody: Custody) -> Iterator[tuple[int, Stored]]:
+    position = 0
+    while rows := custody.rows(
+        "SELECT s.id, s.branch, s.skip, l.key, s.data, s.last_id IS NULL FROM segments s JOIN branches b ON b.id = s.branch "
+        "JOIN logs l ON l.id = b.log WHERE s.id > ? ORDER BY s.id LIMIT ?",
+        (position, _RECEIVE_SEGMENTS),
+    ):
+        for number, *fields in rows:
+            yield number, Stored._make(fields)
+        position = rows[-1][0]
+
+
+def _check_supply(stored: Stored) -> str | None:
+    """Say what is wrong with a segment stored for its bodies; their hashes stand in headers that other segments hold."""
+    try:
+        holds = decode_segment(stored.data).signature_holds()
+    except PeerError as error:
+        return str(error)
+    return None if holds else "its signature does not verify with the key that it names"
 
 
 def _check_segment(custody: Custody, stored: Stored, heads: dict[int, bytes | None], ids: list[bytes]) -> str | None:
@@ -134,8 +145,10 @@ def import_bundle(data: DataFolder, file: Path) -> dict[str, Any]:
         segments = decode_bundle(file.read_bytes())
     custody = open_custody(data)
     total: dict[str, Any] = {"segments": len(segments), "admitted": 0, "duplicates": 0, "parked": 0, "refused": []}
-    for start in range(0, len(segments), _RECEIVE_SEGMENTS):
+    start = 0
+    while start < len(segments) or custody.has_ready():
         batch: list[tuple[str | None, bytes]] = [(None, one) for one in segments[start : start + _RECEIVE_SEGMENTS]]
+        start += len(batch)
         for answer in custody.receive(batch, now_us()):
             total["admitted"] += answer.admitted_events
             total["duplicates"] += answer.duplicates

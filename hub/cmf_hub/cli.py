@@ -112,8 +112,8 @@ def _key(text: str) -> bytes:
 @site_app.command("list")
 def site_list(data: DataOption = None, as_json: JsonOption = False) -> None:
     """List the sites that are enrolled."""
+    from cmf_graph.times import rfc3339
     from cmf_hub.registry import Registry
-    from cmf_hub.sites import rfc3339
 
     items = [
         {

@@ -36,9 +36,13 @@ logger = logging.getLogger("cmf_hub")
 #: Messages decided on in one commit: a commit costs less than a hundred segments' decoding.
 BATCH_MESSAGES = 64
 FETCH_WAIT_S = 5.0
+#: How long messages are waited for while parked segments could be taken instead.
+READY_WAIT_S = 0.05
 RETRY_WAIT_S = 0.5
 #: Clocks further apart than this are told to both sides, µs.
 CLOCK_WARNING_US = 60_000_000
+#: A site may tell any time: further ahead than this is stored as this, which fits a column and a float.
+AHEAD_US_MAX = 2**62
 
 T = TypeVar("T")
 
@@ -55,6 +59,7 @@ class Consumer:
         self._custody = custody
         self._registry = registry
         self._hub_id = hub_id
+        self._incarnation = custody.incarnation
         self._on_stored = on_stored
         self._thread = ThreadPoolExecutor(1, "custody")
 
@@ -71,9 +76,12 @@ class Consumer:
         """Take segments until cancelled; a link or a disk that fails is tried again, since nothing is acknowledged before."""
         while True:
             try:
-                messages = await stream.fetch(BATCH_MESSAGES, FETCH_WAIT_S)
+                ready = await self._call(self._custody.has_ready)
+                messages = await stream.fetch(BATCH_MESSAGES, READY_WAIT_S if ready else FETCH_WAIT_S)
                 if messages:
                     await self._take(link, messages)
+                elif ready:
+                    await self._take_together(link, [])
             except LinkError as error:
                 logger.warning("no segments for now: %s", error)
                 await asyncio.sleep(RETRY_WAIT_S)
@@ -96,8 +104,9 @@ class Consumer:
         answers = await self._call(self._custody.receive, batch, now_us())
         self._on_stored()
         by_carrier: dict[str, list[Answer]] = {}
-        for (carrier, _), answer in zip(batch, answers, strict=True):
-            by_carrier.setdefault(carrier, []).append(answer)
+        for answer in answers:
+            if answer.carrier is not None:  # the operator, who parked something by hand, hears nothing
+                by_carrier.setdefault(answer.carrier, []).append(answer)
         for carrier, found in by_carrier.items():
             self._say_refused(carrier, found)
             await link.send(f"cmf.v1.confirm.{carrier}", encode_confirm(self._confirm(found)))
@@ -108,7 +117,7 @@ class Consumer:
         confirmed = {key: value for answer in answers for key, value in answer.confirmed.items()}
         refused = tuple(Refusal._make(row) for answer in answers for row in answer.refused)
         parked = tuple(row for answer in answers for row in answer.parked)
-        return Confirm(self._hub_id, self._custody.incarnation, tuple(confirmed.values()), refused, parked)
+        return Confirm(self._hub_id, self._incarnation, tuple(confirmed.values()), refused, parked)
 
     def _say_refused(self, carrier: str, answers: list[Answer]) -> None:
         for answer in answers:
@@ -138,17 +147,18 @@ class Consumer:
             raise AccessDenied(
                 f"the signing key {hello.key.hex()[:12]}… is not bound to {site}", "join with a new file from this hub"
             )
-        if abs(hello.time_us - now) > CLOCK_WARNING_US:
-            logger.warning("the clock of %s is %.0f s ahead of this hub's", site, (hello.time_us - now) / 1e6)
+        ahead_us = max(-AHEAD_US_MAX, min(hello.time_us - now, AHEAD_US_MAX))
+        if abs(ahead_us) > CLOCK_WARNING_US:
+            logger.warning("the clock of %s is %.0f s ahead of this hub's", site, ahead_us / 1e6)
         heads = [(log_id, *points[0]) for log_id, points in hello.logs if points]
         try:
-            self._custody.contact(site, hello.key, now, hello.time_us - now, heads)
+            self._custody.contact(site, hello.key, now, ahead_us, heads)
         except StoreError as error:  # a full disk is no reason to send the site away: what is held is still true
             logger.error("that %s said hello could not be noted: %s %s", site, error, error.hint)
         confirmed: list[Confirmation] = []
         for log_id, points in hello.logs:
-            confirmed += self._custody.confirmations(log_id, points)
-        return HelloAnswer(self._hub_id, self._custody.incarnation, site, now, tuple(confirmed))
+            confirmed += self._custody.confirmations(log_id, points, hello.key)
+        return HelloAnswer(self._hub_id, self._incarnation, site, now, tuple(confirmed))
 
 
 def _carrier(subject: str, from_end: int = 0) -> str:

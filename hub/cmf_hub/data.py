@@ -11,14 +11,18 @@ server.json           written by `serve` while it answers
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmf_graph.database import file_is_on_network, store_errors
-from cmf_graph.locks import try_lock
+from cmf_graph.locks import is_locked, try_lock
 from cmf_protocol.errors import CallerError, StoreError
+
+#: How long `serve` tries for its lock: someone may just be looking whether a hub serves, s.
+LOOKERS_WAIT_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class DataFolder:
     def prepare(self) -> None:
         """Make the folder; raise `StoreError` if it can't be, or lies on a network file system."""
         with store_errors(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)  # commands, paths and names of people are in there
             (self.root / "graph").mkdir(exist_ok=True)
         kind = file_is_on_network(self.root)
         if kind is not None:
@@ -86,11 +90,25 @@ class DataFolder:
                 for suffix in ("", "-wal", "-shm"):  # readers that have it open keep it
                     before.with_name(before.name + suffix).unlink(missing_ok=True)
 
+    @property
+    def rebuild_lock(self) -> Path:
+        """Held by whoever builds a graph that is not in use yet."""
+        return self.root / "rebuild.lock"
+
+    def remove_leftovers(self) -> None:
+        """Remove the graphs of rebuilds that were killed; leave them while one may be running."""
+        lock = try_lock(self.rebuild_lock)
+        if lock is None:
+            return
+        with lock:
+            current = self.graph_file().name
+            for file in (self.root / "graph").glob("graph-*.db*"):
+                if not file.name.startswith(current):
+                    file.unlink(missing_ok=True)
+
     def running(self) -> dict[str, object] | None:
         """Return what the running `serve` wrote (url, pid …), or None if none runs."""
-        lock = try_lock(self.root / "hub.lock")
-        if lock is not None:
-            lock.close()
+        if not is_locked(self.root / "hub.lock"):
             return None
         try:
             found: dict[str, object] = json.loads(self.server_file.read_text(encoding="utf-8"))
@@ -111,7 +129,9 @@ def default_data_folder() -> Path:
 @contextmanager
 def only_server(data: DataFolder) -> Iterator[None]:
     """Be the only `serve` on this data, or raise `StoreError` that names the other."""
-    lock = try_lock(data.root / "hub.lock")
+    deadline = time.monotonic() + LOOKERS_WAIT_S
+    while (lock := try_lock(data.root / "hub.lock")) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
     if lock is None:
         other = data.running() or {}
         raise StoreError(

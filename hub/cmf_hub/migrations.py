@@ -6,6 +6,8 @@ Rules
   not imported at all.
 """
 
+import os
+
 from sqlite_utils import Database, Migrations
 
 from cmf_graph.database import Connection
@@ -35,6 +37,7 @@ STORE = Migrations("store")
 def m001_store(db: Database) -> None:
     """The tables of the first release."""
     db.table("meta").create({"id": int, "incarnation": bytes}, pk="id")
+    db.table("meta").insert({"id": 1, "incarnation": os.urandom(16)})
     db.table("logs").create(
         {"id": int, "log_id": bytes, "root": bytes, "key": bytes, "head_sequence": int, "head_id": bytes},
         pk="id",
@@ -51,29 +54,38 @@ def m001_store(db: Database) -> None:
         foreign_keys=[("log", "logs", "id")],
     )  # fmt: skip
     db.table("branches").create_index(["head_id"], unique=True)
-    db.table("branches").create_index(["log"])
+    db.table("branches").create_index(["log", "head_sequence"])
     db.table("segments").create(
         {
             "id": int, "branch": int, "first_sequence": int, "last_sequence": int, "skip": int,
+            "supplies": int,  # 1: it brought bodies of events that were held without them
+            "last_id": bytes,  # null: it was stored for these bodies only, and brought no event
             "carrier": str, "arrived_us": int, "data": bytes,
         },
         pk="id",
         foreign_keys=[("branch", "branches", "id")],
     )  # fmt: skip
     db.table("segments").create_index(["branch", "first_sequence"])
+    db.table("segments").create_index(["last_id"])
+    db.table("withheld").create({"event_id": bytes}, pk="event_id")
+    db.table("indexed_logs").create({"log_id": bytes}, pk="log_id")
+    db.table("event_ids").create({"prefix": int, "segment": int}, pk=("prefix", "segment"))
     db.table("parked").create(
-        {"id": int, "log_id": bytes, "first_sequence": int, "previous": bytes, "carrier": str, "site": str,
-         "arrived_us": int, "size": int, "digest": bytes, "data": bytes},
+        {"id": int, "log_id": bytes, "first_sequence": int, "previous": bytes, "key": bytes, "ready": int,
+         "carrier": str, "site": str, "arrived_us": int, "size": int, "digest": bytes, "data": bytes},
         pk="id",
     )  # fmt: skip
     db.table("parked").create_index(["digest"], unique=True)
     db.table("parked").create_index(["log_id", "first_sequence"])
+    db.table("parked").create_index(["previous"])
+    db.table("parked").create_index(["ready"])
     db.table("quarantine").create(
         {"id": int, "arrived_us": int, "carrier": str, "code": str, "message": str, "size": int, "digest": bytes,
          "data": bytes},
         pk="id",
     )  # fmt: skip
     db.table("quarantine").create_index(["digest"], unique=True)
+    db.table("quarantine").create_index(["carrier"])
     db.table("contacts").create({"site": str, "last_us": int, "ahead_us": int}, pk="site")
 
 

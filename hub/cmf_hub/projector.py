@@ -17,7 +17,9 @@ import select
 import sys
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
+from typing import IO
 
 from cmf_graph import schema
 from cmf_graph.database import connect
@@ -34,8 +36,11 @@ from cmf_protocol.fold import FOLD_VERSION
 logger = logging.getLogger("cmf_hub")
 
 SOURCE = "store"
+MARK = "store:mark"
 #: Segments in one transaction: at most 100,000 events, so that a reader sees progress every second or so.
 SEGMENTS_PER_COMMIT = 100
+#: How long a commit of the projector may take before a rebuild gives up, s.
+REBUILD_WAIT_S = 60.0
 #: How often the store is looked at without a poke (another process imported a bundle), s.
 LOOK_EVERY_S = 0.2
 #: How long a question waits for the projection (design, section 4), s.
@@ -48,16 +53,28 @@ def project(projection: Projection, custody: Custody) -> int:
     segments = list(stored_events(custody, position, SEGMENTS_PER_COMMIT))
     if segments:
         try:
-            projection.apply(_flat(segments), {SOURCE: segments[-1][0]})
+            projection.apply(_flat(segments), _checkpoint(custody, segments[-1][0]))
         except CmfError:
             raise
         except Exception:
             logger.exception("folding failed: looking for the event")
-            _apply_singly(projection, segments)
+            _apply_singly(projection, custody, segments)
     return len(segments)
 
 
-def _apply_singly(projection: Projection, segments: list[tuple[int, list[Event]]]) -> None:
+def _checkpoint(custody: Custody, number: int) -> dict[str, int | bytes]:
+    """Return what is saved with a commit: the number of the last segment, and what tells it from another store's of that number."""
+    return {SOURCE: number, MARK: _mark(custody, number)}
+
+
+def _mark(custody: Custody, number: int) -> bytes:
+    """Return what tells a stored segment from another store's of that number: not its bytes, which may get damaged."""
+    sql = "SELECT branch, first_sequence, last_sequence, last_id, carrier, arrived_us FROM segments WHERE id = ?"
+    found = custody.rows(sql, (number,))
+    return sha256(repr(found[0]).encode()).digest() if found else b""
+
+
+def _apply_singly(projection: Projection, custody: Custody, segments: list[tuple[int, list[Event]]]) -> None:
     """Apply events one by one, and those that this program fails on without effect: they are listed, the others go on."""
     for number, events in segments:
         for event in events:
@@ -69,7 +86,7 @@ def _apply_singly(projection: Projection, segments: list[tuple[int, list[Event]]
                 logger.exception("event %s can't be folded by this program", event.event_id.hex())
                 projection.skip(event.event_id, f"internal error: {type(error).__name__}")
                 projection.apply([event])
-        projection.apply([], {SOURCE: number})
+        projection.apply([], _checkpoint(custody, number))
 
 
 def _flat(segments: list[tuple[int, list[Event]]]) -> Iterator[Event]:
@@ -98,6 +115,8 @@ class Projector:
         if lock is None:
             return False
         with lock:
+            if self._projection is None:
+                self._data.remove_leftovers()
             while project(self._current(), self._custody):
                 pass
         return True
@@ -112,11 +131,20 @@ class Projector:
             self._projection = None
         if _is_outdated(file, self._custody):
             logger.warning("the graph was made by another version, or of another store: building it anew")
-            file = new_graph_file(self._data)
-            self._data.use_graph(file)
+            file = self._built_anew()
         self._projection, self._file = Projection(file), file
         self._version = _version(self._projection)
         return self._projection
+
+    def _built_anew(self) -> Path:
+        """Build a graph beside the one in use, and put it in its place once it is whole."""
+        file = new_graph_file(self._data)
+        projection = Projection(file)
+        while project(projection, self._custody):
+            pass
+        projection.close()
+        self._data.use_graph(file)
+        return file
 
 
 def _version(projection: Projection) -> int:
@@ -129,11 +157,10 @@ def _usable_graph(file: Path, custody: Custody) -> Graph | None:
     if not file.exists():
         return None
     graph = Graph(connect(file, read_only=True), str(file))
-    is_current = schema.version(graph.connection) == (schema.SCHEMA_VERSION, FOLD_VERSION)
-    if (
-        is_current and graph.checkpoint(SOURCE) <= custody.last_segment()
-    ):  # else the store was restored from an older copy
-        return graph
+    if schema.version(graph.connection) == (schema.SCHEMA_VERSION, FOLD_VERSION):
+        position = graph.checkpoint(SOURCE)
+        if position == 0 or graph.mark(MARK) == _mark(custody, position):
+            return graph  # else the store is another, or was restored from an older copy
     graph.connection.close()
     return None
 
@@ -158,24 +185,35 @@ def new_graph_file(data: DataFolder) -> Path:
 
 
 def rebuild(data: DataFolder) -> int:
-    """Build the graph from zero beside the one in use, then put it in its place; return the number of segments."""
-    custody = open_custody(data)
-    file = new_graph_file(data)
-    projection = Projection(file)
-    count = 0
-    while done := project(projection, custody):
-        count += done
-    deadline = time.monotonic() + 60.0
-    while (lock := try_lock(data.root / "projector.lock")) is None:
-        if time.monotonic() > deadline:
-            raise CmfError("the projector does not let go of the graph", "stop the hub, then rebuild")
-        time.sleep(0.01)
-    with lock:
+    """Build the graph from zero beside the one in use, then put it in its place; return the number of segments.
+
+    Raises `StoreError` if another rebuild is running.
+    """
+    building = try_lock(data.rebuild_lock)
+    if building is None:
+        raise StoreError("another rebuild is running", "wait until it is done")
+    with building:
+        custody = open_custody(data)
+        file = new_graph_file(data)
+        projection = Projection(file)
+        count = 0
         while done := project(projection, custody):
             count += done
-        projection.close()
-        data.use_graph(file)
+        with _projector_lock(data):
+            while done := project(projection, custody):
+                count += done
+            projection.close()
+            data.use_graph(file)
     return count
+
+
+def _projector_lock(data: DataFolder) -> IO[str]:
+    deadline = time.monotonic() + REBUILD_WAIT_S
+    while (lock := try_lock(data.root / "projector.lock")) is None:
+        if time.monotonic() > deadline:
+            raise StoreError("the projector does not let go of the graph", "stop the hub, then rebuild")
+        time.sleep(0.01)
+    return lock
 
 
 def caught_up_graph(data: DataFolder, *, wait_s: float = QUERY_WAIT_S) -> tuple[Graph, int]:

@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from cmf_graph.database import connect, store_errors, transaction
+from cmf_graph.locks import waiting_lock
 from cmf_protocol.admit import Enrolled
 from cmf_protocol.errors import AccessDenied, CallerError
 
@@ -46,16 +47,16 @@ class Registry:
 
     def __init__(self, path: Path) -> None:
         self._name = str(path)
-        with store_errors(
-            self._name
-        ):  # before SQLite makes it: its journals get the same rights, and hold the same secrets
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._connection = connect(path)
-        with store_errors(self._name):
-            if self._connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
-                from cmf_hub import migrations
+        with waiting_lock(Path(self._name + ".lock")):
+            with store_errors(self._name):
+                # before SQLite makes it: its journals get the same rights, and hold the same secrets
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._connection = connect(path)
+            with store_errors(self._name):
+                if self._connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
+                    from cmf_hub import migrations
 
-                migrations.apply(migrations.REGISTRY, self._connection, SCHEMA_VERSION)
+                    migrations.apply(migrations.REGISTRY, self._connection, SCHEMA_VERSION)
 
     def close(self) -> None:
         """Close the database."""

@@ -57,6 +57,8 @@ class ProjectorChild:
         """Start the process; it ends when its standard input closes, so also when this process is killed."""
         command = [sys.executable, "-m", "cmf_hub.projector", str(self._data.root)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        if self._process.stdin is not None:
+            os.set_blocking(self._process.stdin.fileno(), False)  # a poke that finds no room is not needed
 
     def poke(self) -> None:
         """Tell it that there is something new."""

@@ -7,9 +7,9 @@ Rules
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
+from cmf_graph.times import rfc3339
 from cmf_hub.custody import Custody
 from cmf_hub.registry import Registry, Site
 
@@ -50,7 +50,7 @@ def _log(custody: Custody, number: int, log_id: bytes, head: int, predecessor: b
         "SELECT id, parent, parent_sequence, first_id, head_sequence, head_id, head_wall_us FROM branches WHERE log = ? ORDER BY id",
         (number,),
     )
-    parked = custody.rows("SELECT min(first_sequence) FROM parked WHERE log_id = ?", (log_id,))[0][0]
+    parked = custody.first_parked(number)
     newest = max(rows, key=lambda row: row[4])
     branches = [
         _branch(custody, row, rows, head if row is newest else row[4], parked if row is newest else None)
@@ -101,8 +101,3 @@ def _state(site: Site, logs: Sequence[Row]) -> str:
     if behind:
         return f"{behind} behind"
     return "complete" if logs else "never pushed"
-
-
-def rfc3339(wall_us: int) -> str:
-    """Return a time (µs UTC) as RFC 3339 in UTC."""
-    return datetime.fromtimestamp(wall_us / 1e6, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

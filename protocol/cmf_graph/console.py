@@ -31,6 +31,18 @@ def guarded(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that flushing at exit does not complain
         return 1
+    except OSError as error:  # a stray one
+        return _tell_stray(error)
+
+
+def _tell_stray(error: OSError) -> int:
+    from cmf_graph.database import hint_for
+
+    text = error.strerror or str(error)
+    hint = hint_for(text)
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    print_warning(f"error: {where}{text}" + (f"\nhint: {hint}" if hint else ""))
+    return 1
 
 
 def run_app(app: "typer.Typer", arguments: Sequence[str], name: str) -> int:

@@ -37,13 +37,23 @@ _HINTS = (
     ("full", "free some space on that disk; nothing was recorded by this call"),
     ("disk i/o", "check the disk (space, quota, file size limit); nothing was recorded by this call"),
     ("locked", "another program holds the database: stop it, or try again"),
-    ("unable to open", "check that the folder exists and that this user may write in it"),
+    ("permission denied", "give this user the right to read and write there, or work as the user who owns it"),
+    ("not permitted", "give this user the right to read and write there, or work as the user who owns it"),
+    ("unable to open", "check that the folder exists and that this user may read and write in it"),
 )
 
 
 def sqlite_version() -> str:
     """Return the version of the SQLite library in use."""
     return str(sqlite3.sqlite_version)
+
+
+def sqlite_warning(version: str) -> str | None:
+    """Return what there is to say about this release of SQLite, None if it is a good one."""
+    if tuple(map(int, version.split("."))) >= WAL_SAFE_VERSION:
+        return None
+    safe = ".".join(map(str, WAL_SAFE_VERSION))
+    return f"SQLite {version} can damage a WAL database: install pysqlite3, or a Python with SQLite {safe} or later"
 
 
 def connect(path: Path | str, *, read_only: bool = False) -> Connection:
@@ -100,13 +110,14 @@ def store_errors(name: Path | str) -> Iterator[None]:
                 f"{name} is damaged: {text}",
                 "put it aside and bring back a copy; run verify to see what is left",
             ) from error
-        raise StoreError(f"{name}: {text}", _hint(text)) from error
+        raise StoreError(f"{name}: {text}", hint_for(text)) from error
     except OSError as error:
         text = error.strerror or str(error)
-        raise StoreError(f"{error.filename or name}: {text}", _hint(text.lower())) from error
+        raise StoreError(f"{error.filename or name}: {text}", hint_for(text)) from error
 
 
-def _hint(text: str) -> str:
+def hint_for(text: str) -> str:
+    """Return the way out of what SQLite or the system says, empty if none is known."""
     low = text.lower()
     return next((hint for word, hint in _HINTS if word in low), "")
 

@@ -6,6 +6,7 @@ Rules
 """
 
 import gc
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 from cmf_graph import schema
 from cmf_graph.database import Connection, connect, store_errors
-from cmf_protocol.encoding import encode
+from cmf_protocol.encoding import encode, unpack
 from cmf_protocol.errors import StoreError
 from cmf_protocol.events import Header, Node, trusted_body, trusted_header
 from cmf_protocol.fold import FOLD_VERSION
@@ -55,6 +56,8 @@ class EventRow(NamedTuple):
     body: bytes | None
 
 
+#: Nodes that a digest reads at a time: a query for each costs more than all the rest.
+DIGEST_NODES = 500
 _EVENT_COLUMNS = "e.id, e.branch, e.header_size, e.data"
 
 
@@ -166,6 +169,11 @@ class Graph:
         found = self.rows("SELECT value FROM meta WHERE key = ?", (f"checkpoint:{source}",))
         return int(found[0][0]) if found else 0
 
+    def mark(self, name: str) -> bytes | None:
+        """Return what was saved under a name with the checkpoint."""
+        found = self.rows("SELECT value FROM meta WHERE key = ?", (f"checkpoint:{name}",))
+        return None if not found else bytes(found[0][0])
+
     # -- digest ------------------------------------------------------------------------------------------------------
 
     def digest(self) -> Digest:
@@ -203,10 +211,22 @@ class Graph:
         nodes = [(encode(list(schema.node_of(kind, key))), id_) for id_, kind, key in self.rows("SELECT * FROM nodes")]
         nodes.sort(key=lambda found: (len(found[0]), found[0]))  # a row begins with the length of its node's bytes
         with no_collector():
-            for _, node_id in nodes:
-                node = self.node(node_id)
-                state = resolve(node, self.statements(node_id), chains)
-                yield digest_row(state, chains, logs.get(node[1], ()) if node[0] == "key" else ())
+            for start in range(0, len(nodes), DIGEST_NODES):
+                chunk = nodes[start : start + DIGEST_NODES]
+                statements = self._statements_of([node_id for _, node_id in chunk])
+                for canonical, node_id in chunk:
+                    node: Node = unpack(canonical)
+                    state = resolve(node, statements.get(node_id, ()), chains)
+                    yield digest_row(state, chains, logs.get(node[1], ()) if node[0] == "key" else ())
+
+    def _statements_of(self, node_ids: Sequence[int]) -> dict[int, list[Said]]:
+        found: dict[int, list[Said]] = {}
+        numbers = json.dumps(node_ids)
+        for table, column in (("about", "node"), ("edges", "execution"), ("edges", "artifact")):
+            sql = f"SELECT j.value, {_EVENT_COLUMNS} FROM json_each(?) j CROSS JOIN {table} x ON x.{column} = j.value"
+            for node_id, *row in self.rows(f"{sql} CROSS JOIN events e ON e.id = x.event", (numbers,)):
+                found.setdefault(node_id, []).append(said(_event_row(row)))
+        return found
 
     def _logs_by_key(self) -> dict[bytes, list[tuple[bytes, bytes, bytes | None]]]:
         logs: dict[bytes, list[tuple[bytes, bytes, bytes | None]]] = {}

@@ -115,13 +115,18 @@ def last_steps(state: NodeState, reading: Reading) -> LastSteps:
 
 
 def metrics_of(state: NodeState, reading: Reading) -> dict[str, tuple[Value, int | None]]:
-    """Return name → (value, step): values stated without steps, and for other names the value at the highest step of any series."""
+    """Return name → (value, step): values stated without steps, and for other names the value at the highest step of any series.
+
+    An agent states the last value of a series without its step too: where it is the one at the highest step, that is its step.
+    """
     found: dict[str, tuple[Value, int | None]] = {}
     for (name, _), (step, value) in last_steps(state, reading).items():
         known = found.get(name)
         if known is None or step > (known[1] or 0):
             found[name] = value, step
-    found.update({name: (value, None) for name, value in state.space("metrics").items()})
+    for name, value in state.space("metrics").items():
+        known = found.get(name)
+        found[name] = value, known[1] if known is not None and to_json(known[0]) == to_json(value) else None
     return dict(sorted(found.items()))
 
 

@@ -19,6 +19,9 @@ WIDE_CHARS = 110
 #: Longer texts are cut where many values share a cell.
 _VALUE_CHARS_MAX = 60
 _LIST_SHOWN = 5
+#: The fields of who produced or used an artifact, and those of a note or a dispute.
+_USERS = {"count", "executions"}
+_REMARK = {"event_id", "event", "text", "site", "at"}
 
 
 class Column(NamedTuple):
@@ -121,8 +124,12 @@ def print_thing(thing: Item) -> None:
     for key, value in thing.items():
         if value in (None, [], {}, "") or (key == "type"):
             continue
-        if isinstance(value, Mapping):
-            _print_map(key, value)
+        if key == "command" and isinstance(value, list):
+            print_text(f"command: {' '.join(map(_whole, value))}")
+        elif isinstance(value, Mapping) and value.keys() == _USERS:
+            _print_users(key, value)
+        elif isinstance(value, Mapping):
+            _print_map(key, _unsaid(value, thing) if key == "facts" else value)
         elif isinstance(value, list) and any(isinstance(element, Mapping | list) for element in value):
             print_text(f"{clean(key)}:")
             for element in value:
@@ -131,7 +138,22 @@ def print_thing(thing: Item) -> None:
             print_text(f"{clean(key)}: {_whole(value)}")
 
 
+def _unsaid(facts: Item, thing: Item) -> Item:
+    """Return the facts that are not among the fields of the thing already."""
+    return {key: value for key, value in facts.items() if key not in thing or thing[key] != value}
+
+
+def _print_users(key: str, users: Item) -> None:
+    """Print the executions that have to do with an artifact, and how many there are; none is not worth a line."""
+    if users["count"]:
+        print_text(f"{clean(key).replace('_', ' ')} ({users['count']}):")
+        for execution in users["executions"]:
+            print_text(f"  {_element(execution)}")
+
+
 def _print_map(key: str, value: Item) -> None:
+    if not value:
+        return
     print_text(f"{clean(key)}:")
     for inner, element in value.items():
         if isinstance(element, list) and any(isinstance(each, Mapping) for each in element):
@@ -147,7 +169,7 @@ def _whole(value: object) -> str:
         return ", ".join(_whole(inner) for inner in value)
     if isinstance(value, Mapping):
         return clean(json.dumps(value, ensure_ascii=False))
-    return cell(value)
+    return repr(value) if isinstance(value, float) else cell(value)
 
 
 def _element(element: object) -> str:
@@ -161,7 +183,10 @@ def _element(element: object) -> str:
         last = element["points"][-1]
         series = f" [{cell(element['series'])}]" if element["series"] else ""
         count = f"{element['count']} steps, at {last['step']}:"
-        parts = [f"{cell(element['name'])}{series}", count, cell(last["value"])]
+        parts = [f"{cell(element['name'])}{series}", count, _whole(last["value"])]
+    elif element.keys() == _REMARK:
+        of_event = f" of event {element['event'][:10]}" if element["event"] else ""
+        parts = [f'"{clean(element["text"])}"{of_event} ({cell(element["site"])}, {str(element["at"])[:10]})']
     else:
         parts = [f"{clean(key)}={_whole(value)}" for key, value in element.items() if value not in (None, [], {})]
     return "  ".join(cell(part) for part in parts if part not in (None, ""))

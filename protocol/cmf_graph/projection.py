@@ -10,19 +10,19 @@ Rules
 - Whatever the order, the tables that digests and queries read are the same function of the set of events.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
 from cmf_graph import schema
 from cmf_graph.columns import ArtifactColumns, ExecutionColumns
 from cmf_graph.database import connect, transaction
-from cmf_graph.graph import Graph, no_collector
+from cmf_graph.graph import Graph, Tree, no_collector
 from cmf_protocol import types as t
 from cmf_protocol.encoding import Value, decode, encode
 from cmf_protocol.errors import IntegrityError
 from cmf_protocol.events import Event, Node
-from cmf_protocol.fold import Unfolded, nodes_of, read_many
+from cmf_protocol.fold import WITHHELD, Unfolded, is_node, nodes_of, read_many
 from cmf_protocol.resolve import retractions
 from cmf_protocol.signing import Succession
 
@@ -73,9 +73,14 @@ class Projection:
         self._next_event = rows("SELECT coalesce(max(id), 0) + 1 FROM events")[0][0]
         self._next_node = rows("SELECT coalesce(max(id), 0) + 1 FROM nodes")[0][0]
         self._next_branch: int = rows("SELECT coalesce(max(id), 0) + 1 FROM branches")[0][0]
-        self._claims = rows("SELECT count(*) FROM trees WHERE claim IS NOT NULL AND predecessor IS NULL")[0][0]
+        self._trees: dict[int, int] = dict(rows("SELECT id, tree FROM branches"))
+        self._withheld = bool(rows("SELECT 1 FROM unfolded WHERE reason = ? LIMIT 1", (WITHHELD,)))
+        self._claims: dict[bytes, list[int]] = {}
+        for claimed, tree in rows("SELECT claim_event, id FROM trees WHERE claim IS NOT NULL AND predecessor IS NULL"):
+            self._claims.setdefault(claimed, []).append(tree)
+        self._due: set[int] = set()
 
-    def apply(self, events: Iterable[Event], checkpoints: dict[str, int] | None = None) -> int:
+    def apply(self, events: Iterable[Event], checkpoints: Mapping[str, int | bytes] | None = None) -> int:
         """Fold `events`, each after its previous one, and save `checkpoints` with them; return how many were new.
 
         Raises `IntegrityError` if an event's previous one is not held; then nothing of this call was written.
@@ -86,7 +91,7 @@ class Projection:
                 stream = iter(events)
                 while batch := list(islice(stream, BATCH_EVENTS)):
                     applied += self._apply_batch(batch)
-                if self._claims:
+                if self._due:
                     self._prove_successions()
                 self._connection.executemany(
                     "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
@@ -106,6 +111,7 @@ class Projection:
         known: dict[bytes, tuple[int, int]] = {}
         touched: dict[int, tuple[int, bytes]] = {}
         new: list[tuple[int, int, Event]] = []
+        again: list[Event] = []
         number = self._next_event
         heads = self._heads
         for event in events:
@@ -114,6 +120,7 @@ class Projection:
             if head is None:
                 branch = self._place(event, known)
                 if branch is None:
+                    again.append(event)
                     continue
             else:  # it follows the newest event of a branch, as nearly all do
                 branch = head[0]
@@ -130,7 +137,24 @@ class Projection:
             )
             self._write_events(new)
             self._write_folded(self._read(new))
+        if self._withheld:
+            self._take_bodies(again)
+        for claimed in self._claims.keys() & known.keys():
+            self._due.update(self._claims[claimed])
         return len(new)
+
+    def _take_bodies(self, events: Iterable[Event]) -> None:
+        """Fold held events whose bodies were withheld, and are there now."""
+        for event in events:
+            row = None if event.body is None else self.graph.event(event.event_id)
+            if row is None or row.body is not None:
+                continue
+            data = schema.pack_event(event.event_id, event.header_bytes, event.body)
+            self._connection.execute("UPDATE events SET data = ? WHERE id = ?", (data, row.id))
+            self._connection.execute("DELETE FROM unfolded WHERE event = ?", (row.id,))
+            self._write_folded(self._read([(row.id, row.branch, event)]))
+            nodes = [self.graph.node_id(node) for node in nodes_of(event.header.about) if is_node(node)]
+            self._refresh([node for node in nodes if node is not None])  # it is not the latest of its branch
 
     def _read(self, new: Sequence[tuple[int, int, Event]]) -> list[Folded]:
         """Return the events that this version folds with what they say, and note the others."""
@@ -142,6 +166,7 @@ class Projection:
                 continue
             if isinstance(values, Unfolded):
                 unfolded.append((number, event.header.type, values.reason))
+                self._withheld = self._withheld or values.reason == WITHHELD
                 continue
             folded.append((number, branch, event, values))
             if event.header.type == t.LOG_OPENED:
@@ -159,7 +184,7 @@ class Projection:
         parent = known.get(header.previous) or self.graph.place(header.previous)
         if parent is None or parent[1] != header.sequence - 1:
             raise IntegrityError(f"event {event.event_id.hex()} follows one that is not held")
-        return self._new_branch(self.graph.chains().trees[parent[0]], event, parent)
+        return self._new_branch(self._trees[parent[0]], event, parent)
 
     def _new_tree(self, event: Event) -> int:
         kind, id_ = event.header.about[0]
@@ -179,6 +204,7 @@ class Projection:
             (branch, tree, below, sequence, event.header.sequence, event.header.sequence, event.event_id),
         )
         self._heads[event.event_id] = (branch, event.header.sequence)
+        self._trees[branch] = tree
         self.graph.forget_chains()
         return branch
 
@@ -189,30 +215,36 @@ class Projection:
         succession = Succession.from_body(body.get("succeeds"))
         if succession is None or succession.signature is None:
             return
-        self._claims += 1
         self._connection.execute(
             "UPDATE trees SET claim_event = ?, claim = ? WHERE root = ?",
             (succession.event_id, encode(succession.body()), root.event_id),
         )
+        tree = self.graph.rows("SELECT id FROM trees WHERE root = ?", (root.event_id,))[0][0]
+        self._claims.setdefault(succession.event_id, []).append(tree)
+        self._due.add(tree)
 
     def _prove_successions(self) -> None:
+        """Decide on the claims that are new, or name an event that is new."""
         trees = self.graph.trees()
-        for tree in trees.values():
-            if tree.claim is None or tree.claim_event is None or tree.predecessor is not None:
-                continue
-            place = self.graph.place(tree.claim_event)
-            if place is None:
-                continue
-            self._claims -= 1
-            before = trees[self.graph.chains().trees[place[0]]]
-            succession = Succession.from_body(decode(tree.claim))
-            fits = succession is not None and (succession.sequence, succession.log_id) == (place[1], before.log_id)
-            if succession is not None and fits and succession.proven_by(before.key, tree.log_id, tree.key):
-                self._connection.execute("UPDATE trees SET predecessor = ? WHERE id = ?", (before.id, tree.id))
-                self.graph.forget_chains()
-                self._refresh_tree(tree.id)
-            else:  # the event that it names is there and does not fit: it never will
-                self._connection.execute("UPDATE trees SET claim = NULL WHERE id = ?", (tree.id,))
+        for tree in (trees[number] for number in sorted(self._due)):
+            place = None if tree.claim_event is None else self.graph.place(tree.claim_event)
+            if place is not None and tree.claim is not None:
+                self._decide_claim(tree, trees[self._trees[place[0]]], place[1])
+        self._due.clear()
+
+    def _decide_claim(self, tree: Tree, before: Tree, sequence: int) -> None:
+        claimed = self._claims[tree.claim_event or b""]
+        claimed.remove(tree.id)
+        if not claimed:
+            del self._claims[tree.claim_event or b""]
+        succession = Succession.from_body(decode(tree.claim or b""))
+        fits = succession is not None and (succession.sequence, succession.log_id) == (sequence, before.log_id)
+        if succession is not None and fits and succession.proven_by(before.key, tree.log_id, tree.key):
+            self._connection.execute("UPDATE trees SET predecessor = ? WHERE id = ?", (before.id, tree.id))
+            self.graph.forget_chains()
+            self._refresh_tree(tree.id)
+        else:  # the event that it names is there and does not fit: it never will
+            self._connection.execute("UPDATE trees SET claim = NULL WHERE id = ?", (tree.id,))
 
     def _refresh_tree(self, tree: int) -> None:
         """Resolve again all nodes that a tree, or one that succeeds it, speaks of: what is later than what has changed."""

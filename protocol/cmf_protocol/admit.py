@@ -3,6 +3,7 @@
 Theory of operation: a segment that decodes has a chain that holds, so one known event in it decides all events before it. Admit
 therefore asks for two places only: that of its last event (held: duplicate) and that of the one before its first
 (missing: parked); what lies between is compared event by event only where a branch goes on beyond that place.
+A body is authentic by the hash in a header that is held, whoever brings it: supplying one needs no right.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,9 @@ class Held(Protocol):
 
     def held_prefix(self, events: Sequence[Event]) -> int:
         """Return how many of these chained events, from the first on, are held."""
+
+    def lacks_bodies(self, events: Sequence[Event]) -> bool:
+        """Tell if the body that one of these held events brings is not held."""
 
 
 class Enrolled(NamedTuple):
@@ -62,6 +66,12 @@ class Duplicate(NamedTuple):
     place: Place
 
 
+class Supply(NamedTuple):
+    """All its events are held, up to `place`, but not all the bodies that it brings: store it for these."""
+
+    place: Place
+
+
 class Parked(NamedTuple):
     """The event before its first is not held."""
 
@@ -75,7 +85,7 @@ class Refused(NamedTuple):
     message: str
 
 
-Decision = Admit | Duplicate | Parked | Refused
+Decision = Admit | Duplicate | Supply | Parked | Refused
 
 
 def admit(segment: Segment, carrier: str | None, held: Held, registry: Registry) -> Decision:
@@ -85,7 +95,7 @@ def admit(segment: Segment, carrier: str | None, held: Held, registry: Registry)
         return Refused("signature", "the signature does not verify with the key that the segment names")
     last = held.find(statement.log_id, statement.last_sequence, statement.last_id)
     if last is not None:
-        return Duplicate(last)
+        return Supply(last) if held.lacks_bodies(segment.events) else Duplicate(last)
     enrolled = _authorised(statement.key, carrier, registry)
     if isinstance(enrolled, Refused):
         return enrolled

@@ -22,6 +22,9 @@ from cmf_protocol.errors import CallerError, DecodeError
 INTEGER_MIN = -(2**63)
 INTEGER_MAX = 2**63 - 1
 DEPTH_MAX = 16
+#: Keys, and characters in them together, up to which a map is remembered as well-formed.
+USUAL_KEYS = 32
+USUAL_KEY_CHARS = 1_000
 NAN = float("nan")
 _NAN_BITS = b"\x7f\xf8\x00\x00\x00\x00\x00\x00"
 
@@ -124,7 +127,12 @@ def is_canonical(value: Value, depth: int = 0) -> bool:
     """Tell if `value`, as unpacked, breaks no rule that packing it again would not show (shortest forms, extra bytes)."""
     kind = type(value)
     if kind is dict:
-        if not _keys_hold(tuple(value)):
+        keys = tuple(value)
+        try:
+            usual = len(keys) <= USUAL_KEYS and len("".join(keys)) <= USUAL_KEY_CHARS
+        except TypeError:  # a key that is no text
+            return False
+        if not (_usual_keys_hold(keys) if usual else _keys_hold(keys)):
             return False
         items = value.values()
     elif kind is tuple:
@@ -146,12 +154,13 @@ def is_canonical(value: Value, depth: int = 0) -> bool:
     return True
 
 
-@lru_cache(maxsize=4096, typed=True)
-def _keys_hold(keys: tuple[object, ...]) -> bool:
-    """Tell if a map may have these keys in this order; remembered, since the same few maps come again and again."""
-    if not all(type(key) is str and "\0" not in key for key in keys):
-        return False
-    return all(low < high for low, high in pairwise(keys))  # type: ignore[operator]
+def _keys_hold(keys: tuple[str, ...]) -> bool:
+    """Tell if a map may have these keys, all text, in this order."""
+    return not any("\0" in key for key in keys) and all(low < high for low, high in pairwise(keys))
+
+
+#: The same few maps come again and again; only small ones are remembered, since hostile ones come too.
+_usual_keys_hold = lru_cache(maxsize=4096)(_keys_hold)
 
 
 def _is_canonical_scalar(value: Value) -> bool:

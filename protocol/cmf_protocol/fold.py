@@ -13,13 +13,15 @@ import msgpack
 
 from cmf_protocol import types as t
 from cmf_protocol.clock import clock_holds
-from cmf_protocol.encoding import Value, is_canonical, unpack
+from cmf_protocol.encoding import USUAL_KEY_CHARS, USUAL_KEYS, Value, is_canonical, unpack
 from cmf_protocol.errors import DecodeError
 from cmf_protocol.events import ENVELOPE_VERSION, SALT_BYTES, Header, Node, decode_body
 from cmf_protocol.signing import Succession
 
 #: Changes whenever the same events give another graph; projections of another version are rebuilt.
 FOLD_VERSION = 1
+#: The reason of an event that waits for its body.
+WITHHELD = "withheld body"
 
 
 class Unfolded(NamedTuple):
@@ -71,7 +73,7 @@ def _read(header: Header, body: bytes | None) -> tuple[bytes, dict[str, Value]] 
     if shape is None or type_version != 1 or version != ENVELOPE_VERSION:
         return Unfolded(f"unknown type {type_} {type_version} in envelope version {version}")
     if body is None:
-        return Unfolded("withheld body")
+        return Unfolded(WITHHELD)
     if not clock_holds(clock, wall_us):
         return Unfolded("odd clock")
     if not shape.about(about):
@@ -85,7 +87,8 @@ def _read(header: Header, body: bytes | None) -> tuple[bytes, dict[str, Value]] 
     if len(said[0]) != SALT_BYTES or not is_canonical(said[1], 1):
         return Unfolded("malformed body: it is not canonical")
     values = said[1]
-    plan = _plan(type_, tuple(values))
+    keys = tuple(values)
+    plan = (_usual_plan if len(keys) <= USUAL_KEYS and len("".join(keys)) <= USUAL_KEY_CHARS else _plan)(type_, keys)
     if isinstance(plan, str):
         return Unfolded(plan)
     for check, value in zip(plan, values.values(), strict=True):
@@ -96,14 +99,17 @@ def _read(header: Header, body: bytes | None) -> tuple[bytes, dict[str, Value]] 
     return said
 
 
-@lru_cache(maxsize=4096)
 def _plan(type_: str, keys: tuple[str, ...]) -> "tuple[Callable[[Value], bool] | None, ...] | str":
-    """Return the check of each key of a body, or what is wrong with the keys; remembered, since bodies are alike."""
+    """Return the check of each key of a body, or what is wrong with the keys."""
     shape = _SHAPES[type_]
     missing = [key for key in shape.required if key not in keys]
     if missing:
         return f"malformed body: {missing[0]} is missing"
     return tuple(shape.checks.get(key) for key in keys)
+
+
+#: Bodies are alike; only small ones are remembered, since hostile ones come too.
+_usual_plan = lru_cache(maxsize=4096)(_plan)
 
 
 # -- nodes -----------------------------------------------------------------------------------------------------------

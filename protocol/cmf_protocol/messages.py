@@ -5,6 +5,7 @@ Rules
 """
 
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import NamedTuple
 
 from cmf_protocol.encoding import Value, decode, encode
@@ -12,6 +13,9 @@ from cmf_protocol.errors import AccessDenied, CmfError, DecodeError
 from cmf_protocol.signing import HELLO_TAG, Signer, verifies
 
 MESSAGE_VERSION = 1
+#: What one hello may ask: the hub looks each point up while others wait.
+HELLO_LOGS_MAX = 256
+HELLO_POINTS_MAX = 64
 
 #: (sequence, event id)
 Point = tuple[int, bytes]
@@ -31,7 +35,8 @@ class Hello(NamedTuple):
 
     def signature_holds(self, site: str, hub_id: bytes) -> bool:
         """Tell if the key signed this hello for this site and hub."""
-        return verifies(self.key, self.signature, HELLO_TAG, [site, hub_id, self.key, self.token, self.time_us])
+        statement = _hello_statement(site, hub_id, self.key, self.token, self.time_us, self.logs)
+        return verifies(self.key, self.signature, HELLO_TAG, statement)
 
 
 class HelloAnswer(NamedTuple):
@@ -64,12 +69,18 @@ class Confirm(NamedTuple):
     parked: tuple[tuple[bytes, int], ...]
 
 
+def _hello_statement(
+    site: str, hub_id: bytes, key: bytes, token: str | None, time_us: int, logs: Sequence[Value]
+) -> list[Value]:
+    return [site, hub_id, key, token, time_us, sha256(encode(list(logs))).digest()]
+
+
 def sign_hello(
     signer: Signer, *, site: str, hub_id: bytes, token: str | None, time_us: int, agent: str, logs: Sequence[Value]
 ) -> bytes:
     """Return the bytes of a hello."""
     key = signer.public_key
-    signature = signer.sign(HELLO_TAG, [site, hub_id, key, token, time_us])
+    signature = signer.sign(HELLO_TAG, _hello_statement(site, hub_id, key, token, time_us, logs))
     parts = {
         "agent": agent,
         "key": key,
@@ -86,7 +97,7 @@ def sign_hello(
 def points_of(head_sequence: int) -> list[int]:
     """Return the sequences of which a hello names the event ids: the head, and 1, 2, 4 … before it, down to 1."""
     points, distance = [head_sequence], 1
-    while head_sequence - distance >= 1:
+    while head_sequence - distance >= 1 and len(points) < HELLO_POINTS_MAX - 1:
         points.append(head_sequence - distance)
         distance *= 2
     if points[-1] != 1:
@@ -198,11 +209,11 @@ def _is_confirmations(value: Value) -> bool:
 
 
 def _is_points(value: Value) -> bool:
-    return _rows(value, _is_integer, _bin(32))
+    return _rows(value, _is_integer, _bin(32)) and len(value) <= HELLO_POINTS_MAX
 
 
 def _is_logs(value: Value) -> bool:
-    return _rows(value, _bin(16), _is_points)
+    return type(value) is tuple and len(value) <= HELLO_LOGS_MAX and _rows(value, _bin(16), _is_points)
 
 
 def _is_refusals(value: Value) -> bool:  # a malformed segment has no log to name

@@ -149,7 +149,7 @@ def _statement_holds(fields: object) -> bool:
     bins = ((log_id, 16), (last_id, 32), (head_id, 32), (key, KEY_BYTES))
     if not numbers or not all(type(value) is bytes and len(value) == size for value, size in bins):
         return False
-    if not first <= last <= head:
+    if not first <= last <= head or (last == head and last_id != head_id):
         return False
     return previous is None if first == 1 else type(previous) is bytes and len(previous) == 32
 

@@ -14,6 +14,7 @@ from tests.support.strategies import SIGNERS, History, histories, segmentations
 
 from cmf_graph.projection import Projection
 from cmf_hub import custody as custody_module
+from cmf_hub.care import verify
 from cmf_hub.custody import Answer, Custody
 from cmf_hub.projector import project
 from cmf_hub.registry import Registry
@@ -87,6 +88,79 @@ def test_withheld_bodies_are_stored_counted_and_confirmed(store: Store) -> None:
     assert [event.body is None for event in store.events()] == [False] * 4 + [True] * 2 + [False]
 
 
+# --- bodies that come later
+
+
+def without_bodies(log: MadeLog, *sequences: int) -> MadeLog:
+    """Return the log as a carrier has it that lacks the bodies at these sequences."""
+    events = [e._replace(body=None) if e.header.sequence in sequences else e for e in log.events]
+    return MadeLog(log.signer, events=events)
+
+
+def projected(store: Store) -> Projection:
+    projection = Projection(":memory:")
+    while project(projection, store.custody):
+        pass
+    return projection
+
+
+@pytest.mark.parametrize(("first", "last"), [(1, 7), (3, 4), (3, 5), (4, 9), (4, 7)])
+@pytest.mark.parametrize("before", [True, False])
+def test_bodies_that_were_withheld_are_supplied_later(store: Store, first: int, last: int, before: bool) -> None:
+    log = MadeLog(ANA).say(8)
+    bare = without_bodies(log, 3, 4)
+    store.take(bare.cut(1, 7))
+    incremental = projected(store) if before else None
+    assert store.count("withheld") == 2
+    answer = store.take(log.cut(first, last))
+    assert (answer.admitted_events, answer.duplicates) == (max(last - 7, 0), min(last, 7) - first + 1)
+    assert (log.log_id, *log.points(last)[0]) in confirmed(answer)
+    store.take(log.cut(1, 9))  # the rest, of bodies and of events
+    assert store.count("withheld") == 0
+    assert store.heads() == {(log.log_id, *log.head)}
+    stored = store.count("segments")
+    assert store.take(log.cut(1, 9), bare.cut(1, 7), log.cut(2, 6)).admitted_events == 0
+    assert store.count("segments") == stored, "a duplicate is stored"
+    rebuilt = projected(store)
+    check_against_model(rebuilt, log.events)
+    if incremental is not None:
+        while project(incremental, store.custody):
+            pass
+        assert incremental.graph.digest() == rebuilt.graph.digest()
+
+
+def test_supplying_bodies_needs_no_right_and_gives_none(store: Store) -> None:
+    log = MadeLog(ANA).say(5)
+    store.take(without_bodies(log, 2, 5).cut(1, 6))
+    store.registry.revoke("ana", NOW_US)
+    (answer,) = store.bring("boris", log.cut(1, 3))
+    assert (answer.refused, answer.duplicates, answer.admitted_events) == ([], 3, 0)
+    assert confirmed(answer) == {(log.log_id, *log.points(3)[0]), (log.log_id, *log.head)}
+    log.say(1)
+    assert codes(*store.bring("boris", log.cut(4, 7))) == ["revoked"], "what brings an event too is no supply"
+    store.bring("boris", log.cut(5, 6))
+    check_against_model(projected(store), log.events[:6])
+    fork = log.fork(4).say(1)
+    assert codes(*store.bring("boris", fork.cut(5, 5))) == ["revoked"]
+
+
+def test_a_segment_stored_for_its_bodies_holds_no_place(store: Store) -> None:
+    log = MadeLog(ANA).say(9)
+    store.take(without_bodies(log, 3, 4, 8).cut(1, 6), without_bodies(log, 8).cut(7, 10), log.cut(2, 5), log.cut(8, 8))
+    assert store.count("segments") == 4
+    assert store.custody.rows("SELECT last_id IS NULL FROM segments WHERE supplies") == [(1,), (1,)]
+    for sequence, event_id in log.points(*range(1, 11)):
+        place = store.custody.find(log.log_id, sequence, event_id)
+        assert place is not None
+        assert place.sequence == sequence
+        assert store.custody.event_id_at(place.branch, sequence) == event_id
+    found = verify(store.data, projected(store).graph, lambda _number: None)
+    assert (found.problems, found.segments, found.events) == ([], 4, 10)
+    fork = log.fork(4).say(2)
+    store.take(fork.cut(3, 6))
+    check_against_model(projected(store), log.events + fork.events[4:])
+
+
 # --- forks and trees
 
 
@@ -115,12 +189,12 @@ def test_a_copy_does_not_take_the_confirmation_of_the_other_for_its_own(store: S
     log = MadeLog(ANA).say(7)
     copy = log.fork(5).say(3)
     store.take(log.cut(1, 8))
-    found = store.custody.confirmations(copy.log_id, copy.points(8, 7, 6, 4, 1))
+    found = store.custody.confirmations(copy.log_id, copy.points(8, 7, 6, 4, 1), ANA.public_key)
     machine = PushMachine(lambda _log, sequence: copy.points(sequence)[0][1] if sequence <= 8 else None)
     machine.on_confirmed(found)
     assert machine.confirmed == {copy.log_id: 4}
     store.take(copy.cut(6, 8))
-    machine.on_confirmed(store.custody.confirmations(copy.log_id, copy.points(8, 7, 6, 4, 1)))
+    machine.on_confirmed(store.custody.confirmations(copy.log_id, copy.points(8, 7, 6, 4, 1), ANA.public_key))
     assert machine.confirmed == {copy.log_id: 8}
 
 
@@ -130,16 +204,17 @@ def test_two_roots_with_one_log_id_are_two_trees_each_of_its_key(store: Store) -
     assert confirmed(*answers) == {(b"L" * 16, *one.head), (b"L" * 16, *other.head)}
     assert (store.count("logs"), store.count("branches")) == (2, 2)
     holds_once(store, one, other)
-    assert store.custody.confirmations(b"L" * 16, one.points(5)) == [(b"L" * 16, *one.head)]
+    assert store.custody.confirmations(b"L" * 16, one.points(5), ANA.public_key) == [(b"L" * 16, *one.head)]
+    assert store.custody.confirmations(b"L" * 16, one.points(5), BORIS.public_key) == []
 
 
 def test_confirmations_name_nothing_for_a_chain_that_is_not_held(store: Store) -> None:
     log, stranger = MadeLog(ANA).say(4), MadeLog(BORIS).say(4)
     store.take(log.cut(1, 5))
-    assert store.custody.confirmations(stranger.log_id, stranger.points(5, 4, 1)) == []
-    assert store.custody.confirmations(log.log_id, stranger.points(5, 4, 1)) == []
+    assert store.custody.confirmations(stranger.log_id, stranger.points(5, 4, 1), ANA.public_key) == []
+    assert store.custody.confirmations(log.log_id, stranger.points(5, 4, 1), ANA.public_key) == []
     sequence_is_wrong = [(3, log.events[4].event_id)]
-    assert store.custody.confirmations(log.log_id, sequence_is_wrong) == []
+    assert store.custody.confirmations(log.log_id, sequence_is_wrong, ANA.public_key) == []
 
 
 # --- parked
@@ -164,7 +239,7 @@ def test_what_is_parked_is_neither_stored_nor_confirmed_until_the_hole_is_filled
     assert beyond.parked == [(log.log_id, 6)]
     assert not beyond.confirmed
     assert store.heads() == {(log.log_id, *log.points(3)[0])}
-    assert store.custody.confirmations(log.log_id, log.points(10, 9, 8, 6, 2)) == [
+    assert store.custody.confirmations(log.log_id, log.points(10, 9, 8, 6, 2), ANA.public_key) == [
         (log.log_id, *log.points(2)[0]),
         (log.log_id, *log.points(3)[0]),
     ]
@@ -182,8 +257,13 @@ def test_fifteen_hundred_segments_in_reverse_order(store: Store) -> None:
     store.bring("ana", *reversed(cuts[1:]))
     assert store.count("parked") == 1_499
     (answer,) = store.bring("ana", cuts[0])
-    assert answer.admitted_events == 1_500
-    assert (log.log_id, *log.head) in confirmed(answer)
+    assert answer.admitted_events == 1 + custody_module.READY_MAX
+    answers = []
+    while store.custody.has_ready():  # what one transaction left
+        answers += store.bring("ana")
+    assert {each.carrier for each in answers} == {"ana"}
+    assert sum(each.admitted_events for each in answers) == 1_499 - custody_module.READY_MAX
+    assert (log.log_id, *log.head) in confirmed(*answers)
     assert store.count("parked") == 0
     holds_once(store, log)
 
@@ -203,8 +283,11 @@ def test_what_one_carrier_has_parked_is_bounded_and_hinders_no_other(
 ) -> None:
     log, other = MadeLog(ANA).say(30), MadeLog(BORIS).say(30)
     cuts = [log.cut(at, at + 9) for at in (2, 12, 22)]
-    monkeypatch.setattr(custody_module, "PARKED_BYTES_MAX", len(cuts[0]) + len(cuts[1]))
-    store.bring("ana", *cuts)
+    sizes = [len(event.header_bytes) + len(event.body or b"") for event in log.events]
+    monkeypatch.setattr(custody_module, "PARKED_BYTES_MAX", sum(sizes[1:21]))
+    answers = store.bring("ana", *cuts)
+    assert [answer.parked for answer in answers] == [[(log.log_id, 2)], [(log.log_id, 12)], []]  # what is kept is told
+    assert store.bring("ana", cuts[1])[0].parked, "what is kept already needs no room"
     store.bring("boris", other.cut(2, 11))
     assert store.custody.rows("SELECT carrier, count(*) FROM parked GROUP BY carrier") == [("ana", 2), ("boris", 1)]
     (answer,) = store.bring("ana", log.cut(1, 1))
@@ -289,6 +372,22 @@ def test_quarantine_is_bounded_in_rows_and_bytes_and_forgets_the_oldest(
     assert [size for (size,) in store.custody.rows("SELECT size FROM quarantine ORDER BY id")] == [6, 90]
 
 
+def test_quarantine_of_one_carrier_is_bounded_and_pushes_out_no_others(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(custody_module, "QUARANTINE_CARRIER_ROWS_MAX", 3)
+    monkeypatch.setattr(custody_module, "QUARANTINE_CARRIER_BYTES_MAX", 100)
+    store.bring("boris", b"junk of boris")
+    store.bring(None, b"junk of the operator")
+    for at in range(9):
+        store.bring("ana", b"junk %d" % at)
+    kept = "SELECT carrier, data FROM quarantine ORDER BY id"
+    others = [("boris", b"junk of boris"), (None, b"junk of the operator")]
+    assert store.custody.rows(kept) == [*others, *(("ana", b"junk %d" % at) for at in (6, 7, 8))]
+    store.bring("ana", b"x" * 95)
+    assert store.custody.rows(kept) == [*others, ("ana", b"x" * 95)]
+
+
 def test_a_bad_segment_hinders_no_other_of_its_batch(store: Store) -> None:
     log, other = MadeLog(ANA).say(4), MadeLog(BORIS).say(4)
     answers = store.custody.receive(
@@ -303,8 +402,9 @@ def test_what_another_parked_on_a_log_does_not_stop_its_owner(store: Store) -> N
     intruder = MadeLog(BORIS, events=log.events).say(2)
     (parked,) = store.bring("boris", intruder.cut(7, 8))
     assert parked.parked
-    (answer,) = store.bring("ana", log.cut(1, 6))
+    answer, theirs = store.bring("ana", log.cut(1, 6))
     assert not answer.refused, "the owner is told of a refusal that is not its own"
+    assert (theirs.carrier, codes(theirs)) == ("boris", ["wrong-key"])
     assert (log.log_id, *log.head) in confirmed(answer)
     assert store.custody.rows("SELECT carrier, code FROM quarantine") == [("boris", "wrong-key")]
     assert store.count("parked") == 0

@@ -10,7 +10,7 @@ from tests.support.held import MemoryHeld, MemoryRegistry
 from tests.support.strategies import SIGNERS, History, histories, make_event, segment_of, segmentations
 
 from cmf_protocol import types as t
-from cmf_protocol.admit import Admit, Duplicate, Enrolled, Parked, Place, Refused
+from cmf_protocol.admit import Admit, Duplicate, Enrolled, Parked, Place, Refused, Supply
 from cmf_protocol.events import Event
 from cmf_protocol.segments import Segment, decode_segment
 from cmf_protocol.signing import Signer
@@ -83,6 +83,27 @@ def test_a_duplicate_is_one_whatever_became_of_its_key_and_whoever_brings_it() -
     for books in (registry(mine_revoked=True), MemoryRegistry()):
         for carrier in ("ward-1", "ward-2", None):
             assert isinstance(held.receive(segment(LINE), carrier, books), Duplicate)
+
+
+def test_what_is_held_without_its_body_is_supplied_by_anybody() -> None:
+    bare = [*LINE[:2], LINE[2]._replace(body=None), *LINE[3:]]
+    for books in (registry(), registry(mine_revoked=True), MemoryRegistry()):
+        held = holding(bare[:5])
+        place = held.places[LINE[3].event_id]
+        assert held.receive(segment(bare[:4]), "ward-2", books) == Duplicate(place)
+        assert held.receive(segment(LINE[:2]), "ward-2", books) == Duplicate(held.places[LINE[1].event_id])
+        assert held.receive(segment(LINE[:4]), "ward-2", books) == Supply(place)
+        assert held.receive(segment(LINE[:4]), "ward-2", books) == Duplicate(place)
+        assert held.events == {event.event_id: event for event in LINE[:5]}
+    held = holding(bare[:5])
+    assert held.receive(segment(LINE), "ward-1", registry()) == Admit(5, held.places[LINE[4].event_id], "ward-1")
+    assert held.events[LINE[2].event_id].body is not None
+
+
+def test_a_forged_segment_supplies_nothing() -> None:
+    held = holding([*LINE[:2], LINE[2]._replace(body=None)])
+    decision = held.receive(segment(LINE[:3])._replace(signature=bytes(64)), "ward-1", registry())
+    assert isinstance(decision, Refused)
 
 
 def test_a_fork_is_admitted_after_the_event_that_it_branches_from() -> None:

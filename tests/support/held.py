@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cmf_protocol.admit import Admit, Decision, Enrolled, Place, admit
+from cmf_protocol.admit import Admit, Decision, Enrolled, Place, Supply, admit
 from cmf_protocol.events import Event
 from cmf_protocol.segments import Segment
 
@@ -27,11 +27,19 @@ class MemoryHeld:
             count += 1
         return count
 
+    def lacks_bodies(self, events: Sequence[Event]) -> bool:
+        return any(event.body is not None and self.events[event.event_id].body is None for event in events)
+
+    def supply(self, events: Sequence[Event]) -> None:
+        """Take the bodies that these held events bring."""
+        self.events.update({event.event_id: event for event in events if event.body is not None})
+
     def store(self, segment: Segment, decision: Admit) -> None:
         """Store what a decision admits; complain if it does not go on from where the decision says."""
         parent = decision.parent
         fresh = segment.events[decision.skip :]
         assert fresh, "nothing is left to store"
+        self.supply(segment.events[: decision.skip])
         for event in fresh:
             assert event.event_id not in self.events, "stored twice"
             previous = event.header.previous
@@ -48,6 +56,8 @@ class MemoryHeld:
         decision = admit(segment, carrier, self, registry)
         if isinstance(decision, Admit):
             self.store(segment, decision)
+        if isinstance(decision, Supply):
+            self.supply(segment.events)
         return decision
 
 

@@ -13,7 +13,7 @@ import resource
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,12 @@ from tests.support.nats import HOST, free_port
 from tests.support.programs import BIN, Done, ask, call, end_all, environment, processes_of, until
 from tests.support.sites import SiteFolder
 
+from cmf_agent.hub_file import join
+from cmf_graph.database import connect
 from cmf_graph.graph import Digest
 from cmf_hub.data import DataFolder
+from cmf_hub.enrol import add_site
+from cmf_hub.projector import caught_up_graph
 
 START_LIMIT_S = 60.0
 
@@ -117,13 +121,26 @@ class Hub:
         self.ask("site", "add", name, "-o", file)
         return file
 
+    # -- the same without a process for each, where the command line is not what is tested ------------------------------
+
     def join(self, site: SiteFolder) -> None:
         """Enrol a site by its name, and let it join."""
-        site.ask("join", self.enrol(site.name))
+        file = self.folder.with_name(f"{self.folder.name}-{site.name}.join")
+        add_site(self.data, site.name, file)
+        join(site.home, file)
 
     def digest(self) -> Digest:
-        """Return the digests of what it holds."""
-        return Digest(**self.ask("digest"))
+        """Return the digests of what it holds, once all that is stored is projected."""
+        graph, behind = caught_up_graph(self.data, wait_s=START_LIMIT_S)
+        with closing(graph.connection):
+            assert behind == 0
+            return graph.digest()
+
+    def events(self) -> int:
+        """Return the number of stored events."""
+        with closing(connect(self.data.store, read_only=True)) as store:
+            sql = "SELECT coalesce(sum(head_sequence - coalesce(parent_sequence, 0)), 0) FROM branches"
+            return int(store.execute(sql).fetchone()[0])
 
 
 @contextmanager

@@ -447,6 +447,7 @@ def read_segment(data: bytes) -> SecondSegment:
     log_id, first, previous, last, last_id, head, head_id, key = statement
     need(is_bin(log_id, 16) and is_bin(last_id, 32) and is_bin(head_id, 32) and is_bin(key, 32), "statement")
     need(all(is_integer(number) for number in (first, last, head)) and 1 <= first <= last <= head, "statement")
+    need(last < head or last_id == head_id, "statement")
     need((previous is None) if first == 1 else is_bin(previous, 32), "statement")
     need(is_bin(signature, 64), "signature")
     need(isinstance(pairs, list) and 1 <= len(pairs) <= 1000, "1 to 1,000 events")

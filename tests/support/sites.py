@@ -19,6 +19,7 @@ from cmf_agent.identity import new_execution_id
 from cmf_agent.keys import read_signer
 from cmf_agent.log import Log
 from cmf_agent.reading import LogReader
+from cmf_agent.status import site_status
 from cmf_graph.graph import Digest
 from cmf_graph.projection import Projection
 from cmf_protocol import types as t
@@ -38,6 +39,7 @@ class SiteFolder:
         self.folder = folder
         self.name = folder.name
         folder.mkdir(parents=True, exist_ok=True)
+        self._pushes: list[subprocess.Popen[str]] = []
         self.home: Home = future_home(folder, {})
         init_home(self.home)
 
@@ -112,16 +114,24 @@ class SiteFolder:
         return said
 
     def start_push(self, timeout_s: float = 60.0) -> "subprocess.Popen[str]":
-        """Start a push and return its process."""
-        return subprocess.Popen(
+        """Start a push and return its process, which `end` ends if nobody else does."""
+        pushing = subprocess.Popen(
             [BIN / "cmf-agent", "push", "--timeout", str(timeout_s), "--json"], cwd=self.folder, env=environment(),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+        self._pushes.append(pushing)
+        return pushing
+
+    def end(self) -> None:
+        """End every push that still runs."""
+        for pushing in self._pushes:
+            if pushing.poll() is None:
+                pushing.kill()
+                pushing.communicate()
 
     def status(self) -> dict[str, Any]:
-        """Return `cmf-agent status`."""
-        said: dict[str, Any] = self.ask("status")
-        return said
+        """Return what `cmf-agent status` says, without a process for it."""
+        return site_status(self.home)
 
 
 def folded(file: Path, sites: Sequence[SiteFolder]) -> Digest:

@@ -7,9 +7,17 @@ from tests.support.sites import SiteFolder
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Callable[[str], SiteFolder]:
+def site(tmp_path: Path) -> Iterator[Callable[[str], SiteFolder]]:
     """Makes sites by name, each in a folder of its own."""
-    return lambda name: SiteFolder(tmp_path / name)
+    made: list[SiteFolder] = []
+
+    def make(name: str) -> SiteFolder:
+        made.append(SiteFolder(tmp_path / name))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.end()
 
 
 @pytest.fixture

@@ -53,6 +53,12 @@ def test_a_wrong_join_file_is_named(site: MakeSite, content: bytes, said: str) -
     ana.record(1)
     (ana.folder / "wrong.join").write_bytes(content)
     told(ana.call("join", "wrong.join"), 2, "wrong.join", said)
+    assert ana.status()["site"] is None
+
+
+def test_a_push_before_joining_says_what_to_do(site: MakeSite) -> None:
+    ana = site("ana")
+    ana.record(1)
     told(ana.call("push"), 2, "has not joined a hub", "cmf-agent join FILE")
     nothing_lost(ana, 5)
 
@@ -149,7 +155,7 @@ def test_a_hub_that_goes_away_in_the_middle_leaves_the_push_unconfirmed_at_its_t
     hub.join(ana)
     ana.record(15, metrics=1_000)
     pushing = ana.start_push(7)
-    until(lambda: hub.ask("status")["events"] > 0 or pushing.poll() is not None, "the push to arrive")
+    until(lambda: hub.events() > 0 or pushing.poll() is not None, "the push to arrive")
     hub.end()
     out, err = pushing.communicate(timeout=60)
     if pushing.returncode != 0:  # 0: it was done before
@@ -212,7 +218,7 @@ def test_a_hub_on_a_full_disk_confirms_nothing_that_it_does_not_store_and_drains
     done = ana.call("push", "--timeout", "3", "--json")
     assert done.returncode == 3, done.stderr
     said = json.loads(done.stdout)
-    held = hub.ask("status")["events"]
+    held = hub.events()
     assert said["pending"] > 0
     assert ana.status()["confirmed"] <= held - len(boris.events())
     assert hub.runs

@@ -47,7 +47,7 @@ def test_each_push_says_what_it_did(way: Way) -> None:
         assert said.keys() >= {"sent", "confirmed", "pending", "segments", "bytes"}
         assert (said["sent"], said["confirmed"], said["pending"], said["segments"]) == (events, events, 0, 1)
         assert 0 < said["bytes"] < sum(len(e.header_bytes) + len(e.body or b"") for e in site.events())
-        status = site.status()
+        status = site.ask("status")
         assert (status["site"], status["hub"]) == (site.name, f"nats://{way.hub.address}")
         assert (status["events"], status["published"], status["confirmed"], status["pending"]) == (events,) * 3 + (0,)
         assert status["last_contact"].endswith("Z")
@@ -55,6 +55,7 @@ def test_each_push_says_what_it_did(way: Way) -> None:
 
 def test_the_hub_agrees_with_a_fold_of_the_sites_logs(way: Way, tmp_path: Path) -> None:
     assert way.hub.digest() == folded(tmp_path / "graph.db", way.sites)
+    assert way.hub.ask("digest") == way.hub.digest()._asdict()
     assert way.hub.ask("digest").keys() == {"digest", "events_digest", "fold_version", "events", "unfolded"}
     assert way.hub.ask("verify")["ok"] is True
 
@@ -180,5 +181,5 @@ def test_what_is_said_of_an_execution_after_its_push_arrives_with_the_next(way: 
     assert "approved" in json.dumps(shown)
     assert "checked by hand" in json.dumps(shown)
     assert way.hub.digest() == folded(tmp_path / "graph.db", way.sites)
-    assert way.hub.ask("status")["events"] == sum(len(site.events()) for site in way.sites)
+    assert way.hub.events() == sum(len(site.events()) for site in way.sites)
     assert len(ana.events()) == events + 2

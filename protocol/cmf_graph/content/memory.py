@@ -5,7 +5,9 @@ Rules
   file had been left alone for 2 s before hashing began (`facts.is_settled`).
 - It is a cache: if its database is damaged, read-only, full or locked, hashing goes on without it. A warning says
   so through `logging`, and the database is tried again after a while.
-- Any number of processes and threads may use one file; a connection is never carried through a fork.
+- Any number of processes and threads may use one file. A fork waits for what is going on and closes the connection:
+  SQLite forbids using, and even closing, a copy (sqlite.org/howtocorrupt.html).
+- A signal handler in the midst of a call of its own thread finds no memory, instead of waiting for itself.
 """
 
 import logging
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from weakref import WeakSet
 
 from cmf_graph.content.digests import Digests, Hashed
 from cmf_graph.content.facts import FileFacts, is_settled
@@ -31,6 +34,8 @@ REST_S = 60.0
 #: How often opening is tried: while another process makes the file, SQLite refuses instead of waiting.
 OPEN_TRIES_MAX = 20
 OPEN_WAIT_S = 0.02
+#: How long a fork waits for a call of another thread, s.
+FORK_WAIT_S = 10.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS digest (
@@ -50,11 +55,14 @@ class DigestMemory:
     def __init__(self, path: Path, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self.clock_ns = clock_ns
         self._path = path
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._busy = False
         self._connection: Connection | None = None
-        self._process_id = 0
-        self._inherited: list[Connection] = []
+        self._locked_for_forks: list[bool] = []
+        self._stranded: Connection | None = None
         self._rest_until = 0.0
+        with _forks.lock:
+            _forks.alive.add(self)
 
     def recall(self, wanted: Mapping[str, FileFacts]) -> dict[str, Digests]:
         """Return the digests that are known of the files at the absolute paths `wanted`, with these facts."""
@@ -88,9 +96,26 @@ class DigestMemory:
     def close(self) -> None:
         """Close the database; using the memory again opens it anew."""
         with self._lock:
-            if self._connection is not None and self._process_id == os.getpid():
-                self._connection.close()
-            self._connection = None
+            if not self._busy:
+                self._drop_connection()
+
+    def before_fork(self) -> None:
+        """Wait for what is going on, and close the connection."""
+        got = self._lock.acquire(timeout=FORK_WAIT_S)
+        self._locked_for_forks.append(got)
+        if got and not self._busy:
+            self._drop_connection()
+
+    def after_fork_in_parent(self) -> None:
+        """Let the other threads go on."""
+        if self._locked_for_forks and self._locked_for_forks.pop():
+            self._lock.release()
+
+    def after_fork(self) -> None:
+        """Start afresh in a forked child; one that inherits an open connection after all has no memory."""
+        self._lock, self._busy, self._locked_for_forks = threading.RLock(), False, []
+        self._stranded = self._stranded or self._connection
+        self._connection = None
 
     def __enter__(self) -> "DigestMemory":
         return self
@@ -103,23 +128,53 @@ class DigestMemory:
     def _attempt(self, work: Callable[[Connection], None]) -> None:
         """Do `work` on the database, unless it rests; if it refuses, warn and let it rest."""
         with self._lock:
-            if time.monotonic() < self._rest_until:
+            if self._busy or self._stranded is not None or time.monotonic() < self._rest_until:
                 return
+            self._busy = True
             try:
                 work(self._opened())
             except CmfError as error:
                 self._rest_until = time.monotonic() + REST_S
                 _log.warning("digests are not remembered for now: %s", error)
+            finally:
+                self._busy = False
 
     def _opened(self) -> Connection:
-        if self._connection is not None and self._process_id != os.getpid():
-            # SQLite forbids using, and even closing, what was opened before a fork (sqlite.org/howtocorrupt.html).
-            self._inherited.append(self._connection)
-            self._connection = None
         if self._connection is None:
-            self._process_id = os.getpid()
             self._connection = _open_patiently(self._path)
         return self._connection
+
+    def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+class _Forks:
+    """Tells every memory of every fork; none is made meanwhile."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.alive: WeakSet[DigestMemory] = WeakSet()
+
+    def before(self) -> None:
+        self.lock.acquire()
+        for memory in list(self.alive):
+            memory.before_fork()
+
+    def in_parent(self) -> None:
+        for memory in list(self.alive):
+            memory.after_fork_in_parent()
+        self.lock.release()
+
+    def in_child(self) -> None:
+        self.lock = threading.RLock()
+        for memory in list(self.alive):
+            memory.after_fork()
+
+
+_forks = _Forks()
+os.register_at_fork(before=_forks.before, after_in_parent=_forks.in_parent, after_in_child=_forks.in_child)
 
 
 def _open_patiently(path: Path) -> Connection:
