@@ -14,6 +14,7 @@ from typing import NamedTuple
 from cmf_agent.settings import Settings
 from cmf_agent.shape import Shaped, shape
 from cmf_agent.sources.host import host_facts, mask_command, mask_mapping
+from cmf_agent.sources.masking import mask_text
 from cmf_protocol.encoding import encode
 from cmf_protocol.events import Draft
 from cmf_protocol.types import environment_recorded
@@ -23,7 +24,6 @@ _CODE_FACTS = {
     "branch": "git_branch",
     "remote": "git_repo",
     "dirty": "git_dirty",
-    "diff": "git_diff_text",
     "error": "git_error",
 }
 
@@ -47,7 +47,7 @@ def start_facts(root: Path, settings: Settings, command: list[str] | None) -> di
 
 
 def _code_facts(root: Path, full_diff: bool) -> dict[str, object]:
-    if not any((folder / ".git").exists() for folder in (root, *root.parents)):
+    if not any(os.path.exists(folder / ".git") for folder in (root, *root.parents)):  # noqa: PTH110 - doesn't raise
         return {}  # without importing git, which takes longer than all the rest of a run's start
     from cmf_agent.sources.code import capture_code
 
@@ -55,7 +55,19 @@ def _code_facts(root: Path, full_diff: bool) -> dict[str, object]:
     facts = {fact: code[key] for key, fact in _CODE_FACTS.items() if code.get(key) is not None}
     if code.get("diff_sha256"):
         facts["git_diff"] = f"sha256:{code['diff_sha256']}"
+        if full_diff:
+            facts |= _diff_text(str(code["diff"]), is_cut=bool(code["diff_truncated"]))
     return facts
+
+
+def _diff_text(diff: str, *, is_cut: bool) -> dict[str, object]:
+    """Return the start of a diff without its secrets, and whether it is not all of it; masked, it may be longer."""
+    from cmf_agent.sources.code import DIFF_TEXT_BYTES_MAX
+
+    content = mask_text(diff).encode(errors="replace")
+    text = content[:DIFF_TEXT_BYTES_MAX].decode(errors="ignore")
+    is_cut = is_cut or len(content) > DIFF_TEXT_BYTES_MAX
+    return {"git_diff_text": text} | ({"git_diff_truncated": True} if is_cut else {})
 
 
 def current_environment(settings: Settings) -> Environment:

@@ -7,6 +7,9 @@ Rules
 - Not on a network file system: SQLite's log needs shared memory and locks that those don't give.
 """
 
+# os.path: a folder that this user may not look into is one without a home, where pathlib raises.
+# ruff: noqa: PTH110, PTH112
+
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,24 +69,32 @@ def find_home(start: Path | None = None, environment: Mapping[str, str] = os.env
 
     Raises `CallerError` if there is none.
     """
-    folder = (start or Path.cwd()).absolute()
+    folder = _folder(start)
     named = environment.get("CMF_HOME")
     if named:
         home = home_at(folder / named, folder)
-        if not home.path.is_dir():
+        if not os.path.isdir(home.path):
             raise CallerError(f"CMF_HOME names {home.path}, which does not exist", "run `cmf-agent init` to make it")
         return home
     for parent in (folder, *folder.parents):
-        if (parent / HOME_NAME).is_dir():
+        if os.path.isdir(parent / HOME_NAME):
             return Home(parent / HOME_NAME, parent)
     raise CallerError(f"no {HOME_NAME} in {folder} or above it", _INIT_HINT)
+
+
+def _folder(start: Path | None) -> Path:
+    """Return where one works, as an absolute path; the working directory may have been deleted."""
+    try:
+        return (start or Path.cwd()).absolute()
+    except OSError as error:
+        raise CallerError("the working directory is gone", "cd to a folder that exists") from error
 
 
 def home_at(path: Path, folder: Path) -> Home:
     """Return the home at `path` for someone who works in `folder`."""
     if path.name == HOME_NAME:
         return Home(path, path.parent)
-    roots = (parent for parent in (folder, *folder.parents) if (parent / ".git").exists())
+    roots = (parent for parent in (folder, *folder.parents) if os.path.exists(parent / ".git"))
     return Home(path, next(roots, folder))
 
 
@@ -92,7 +103,7 @@ def future_home(start: Path | None = None, environment: Mapping[str, str] = os.e
 
     That is `CMF_HOME`, else the folder's own `.cmf`, even where one further up is in force.
     """
-    folder = (start or Path.cwd()).absolute()
+    folder = _folder(start)
     named = environment.get("CMF_HOME")
     return home_at(folder / named if named else folder / HOME_NAME, folder)
 

@@ -62,7 +62,12 @@ class HubFile:
 
 def load_hub(home: Home) -> HubFile | None:
     """Return the hub that `home` has joined, None if it has joined none."""
-    return _read(home.hub_path, home.hub_path) if home.hub_path.exists() else None
+    with store_errors(home.hub_path):
+        try:
+            home.hub_path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+    return _read(home.hub_path, home.hub_path)
 
 
 def hub_in_force(home: Home, *, url: str | None = None) -> HubFile:
@@ -76,7 +81,7 @@ def hub_in_force(home: Home, *, url: str | None = None) -> HubFile:
             "this site has not joined a hub", "run `cmf-agent join FILE` with the file that the hub's operator made"
         )
     configured = load_settings(home.config_path, hub_url=url).hub_url
-    hub.url = configured or hub.url
+    hub.url = _checked(configured) if configured else hub.url
     return hub
 
 
@@ -87,15 +92,36 @@ def join(home: Home, join_file: Path, *, url: str | None = None, replaces: bool 
     `replaces`.
     """
     hub = _read(join_file, home.hub_path)
-    before = load_hub(home)
+    hub.url = _checked(url or hub.url)
+    before = _joined_before(home)
     if before is not None and (before.site, before.hub_id) != (hub.site, hub.hub_id) and not replaces:
         raise CallerError(
-            f"this site has joined {before.url} as {before.site}; {join_file} is for {hub.site} at {hub.url}",
+            f"this site has joined {_named(before)}; {join_file} is for {_named(hub)}",
             "if it shall leave that hub for this one, say --replace",
         )
-    hub.url = url or hub.url
     hub.save()
     return hub
+
+
+def _joined_before(home: Home) -> HubFile | None:
+    try:
+        return load_hub(home)
+    except CallerError:  # what is there can't be read: the good file takes its place
+        return None
+
+
+def _named(hub: HubFile) -> str:
+    return f"the hub {hub.hub_id.hex()} at {hub.url} as {hub.site}"
+
+
+def _checked(url: str) -> str:
+    """Return `url`; raise `CallerError` if it can't be the address of a hub."""
+    from cmf_link.address import read_address  # here: `status` needs none
+
+    if re.search(r"\s", url):  # which no name of a host has
+        raise CallerError(f"{url!r} is not an address of a hub", "write it as nats://HOST:PORT")
+    read_address(url)
+    return url
 
 
 def _read(path: Path, kept_at: Path) -> HubFile:

@@ -7,6 +7,9 @@ Rules
 - The head is remembered. Should another process have appended meanwhile, the next place in the table is taken:
   the insert says so, and only then is the head read again. Asking each time would cost more than all of that.
 - After any failure the connection is thrown away and the next append opens a new one.
+- A fork waits for the append that is going on and closes the connection: SQLite's locks and its shared memory
+  belong to a process, and a child with an open copy would damage the log by opening it.
+- A signal handler that appends in the midst of an append of its own thread gets `TurnHeld`: it can't be waited for.
 - The wall clock is read here and nowhere else in the agent (`now_us`).
 """
 
@@ -14,12 +17,12 @@ import gc
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import urandom
 from pathlib import Path
 from time import time_ns
 
-from cmf_agent.forking import renew_after_fork
+from cmf_agent.forking import FORK_WAIT_S, Forkable, renew_after_fork
 from cmf_agent.locking import QueueLock
 from cmf_agent.schema import SEQUENCE_BITS, open_database
 from cmf_graph.database import Connection, store_errors
@@ -44,6 +47,15 @@ def now_us() -> int:
     return time_ns() // 1000
 
 
+class TurnHeld(StoreError):
+    """The thread is in the midst of an append: a signal handler can't append before that has ended."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path}: an append of this thread was interrupted to append", "record outside signal handlers"
+        )
+
+
 class _Waiter:
     """What one call of `append` waits for."""
 
@@ -56,7 +68,7 @@ class _Waiter:
         self.done = False
 
 
-class Log:
+class Log(Forkable):
     """The log in the database at `path`, which `home.init_home` made; opened when first used, closed by `close`.
 
     Any number of threads and processes may append; a forked child opens its own connection.
@@ -65,10 +77,12 @@ class Log:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = QueueLock(path.with_suffix(".lock"))
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()  # so that a signal handler finds `_busy` instead of waiting for itself
+        self._busy = False
         self._waiting: deque[_Waiter] = deque()
         self._connection: Connection | None = None
-        self._inherited: list[Connection] = []
+        self._turns_for_forks: list[bool] = []
+        self._stranded: Connection | None = None
         self._base = 0
         self._head: Head | None = None
         renew_after_fork(self)
@@ -78,18 +92,30 @@ class Log:
 
         Raises `StoreError` if the disk or the database refuses, `CallerError` for a draft that can't be an event.
         """
-        if len(drafts) == 1 and not self._turn.locked():
-            with self._turn:
-                events = self._append_one(drafts)
+        if len(drafts) == 1 and not self._busy:
+            with self._turn:  # `_alone` in place: it would take 1 µs
+                if self._busy:
+                    raise TurnHeld(self.path)
+                self._busy = True
+                try:
+                    events = self._append_one(drafts)
+                finally:
+                    self._busy = False
             if events is not None:
                 return events
         waiter = _Waiter(drafts)
         self._waiting.append(waiter)
-        with self._turn:
-            if not waiter.done:
-                self._serve()
+        try:
+            with self._alone():
+                if not waiter.done:
+                    self._serve()
+        except TurnHeld:
+            self._waiting.remove(waiter)
+            raise
         if waiter.error is not None:
             raise waiter.error
+        if not waiter.done:  # it was taken along by an append that was interrupted at once
+            raise _interrupted()
         return waiter.events
 
     def head(self) -> Head:
@@ -113,7 +139,7 @@ class Log:
 
     def close(self) -> None:
         """Close the database; appending again opens it anew."""
-        with self._turn:
+        with suppress(TurnHeld), self._alone():  # what is being used stays open
             self._drop_connection()
             self._lock.close()
 
@@ -123,12 +149,25 @@ class Log:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def before_fork(self) -> None:
+        """Wait for the append that is going on, and close the connection."""
+        got = self._turn.acquire(timeout=FORK_WAIT_S)
+        self._turns_for_forks.append(got)
+        if got and not self._busy:  # busy: a signal handler forks in the midst of an append
+            with suppress(Exception):
+                self._drop_connection()
+
+    def after_fork_in_parent(self) -> None:
+        """Let the other threads append."""
+        if self._turns_for_forks and self._turns_for_forks.pop():
+            self._turn.release()
+
     def after_fork(self) -> None:
-        """Start afresh in a forked child; SQLite forbids using, and even closing, what the parent opened."""
-        self._turn = threading.Lock()
+        """Start afresh in a forked child."""
+        self._turn, self._busy, self._turns_for_forks = threading.RLock(), False, []
         self._waiting = deque()
-        if self._connection is not None:
-            self._inherited.append(self._connection)
+        # Should it be open after all, neither using nor closing it nor opening a second one is safe.
+        self._stranded = self._stranded or self._connection
         self._connection = None
         self._head = None
 
@@ -154,10 +193,10 @@ class Log:
             raise
         except connection.IntegrityError:  # another process has appended
             return None
-        except Exception:
+        except Exception as error:  # noqa: BLE001 - it leaves as ours
             self._drop_connection()
-            with store_errors(self.path):
-                raise
+            failure = _as_store_error(self.path, error)
+            raise failure from (None if failure is error else error)
         except BaseException:  # Ctrl-C
             self._drop_connection()
             self._lock.close()
@@ -165,18 +204,20 @@ class Log:
 
     def _serve(self) -> None:
         """Commit what all threads wait for, and give each its result."""
-        batch = []
-        while self._waiting:
-            batch.append(self._waiting.popleft())
+        batch: list[_Waiter] = []
         try:
+            while self._waiting:
+                batch.append(self._waiting.popleft())
             with self._lock:
                 self._commit_many(self._connection or self._open(), batch)
-        except Exception:  # noqa: BLE001 - every waiter gets it, and raises it
-            self._fail(batch)
+        except Exception as error:  # noqa: BLE001 - every waiter gets it, and raises it
+            _give_error(batch, _as_store_error(self.path, error))
+            self._drop_connection()
+            return
         except BaseException:  # Ctrl-C: this caller's own; the others were not recorded
+            _give_error(batch, _interrupted())
             self._drop_connection()
             self._lock.close()
-            _give_error(batch, StoreError("the append was interrupted", "append again"))
             raise
         for waiter in batch:
             waiter.done = True
@@ -203,24 +244,31 @@ class Log:
         connection.executemany(_INSERT, ((first + at, e[0], e[2], e[3]) for at, e in enumerate(made)))
         return head_of(made[-1]) if made else head
 
-    def _fail(self, batch: list[_Waiter]) -> None:
-        """Turn the error being handled into ours, for every caller of the batch."""
-        self._drop_connection()
-        try:
-            with store_errors(self.path):
-                raise  # noqa: PLE0704 - called from an except block only
-        except CmfError as error:
-            _give_error(batch, error)
-
     # -- the connection --------------------------------------------------------------------------------------------
 
     @contextmanager
     def _usable(self) -> Iterator[Connection]:
         """Lend the connection for a question; errors become ours."""
-        with self._turn, store_errors(self.path):
+        with self._alone(), store_errors(self.path):
             yield self._connection or self._open()
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep every other thread out, and this one's signal handlers, which get `TurnHeld`."""
+        with self._turn:
+            if self._busy:
+                raise TurnHeld(self.path)
+            self._busy = True
+            try:
+                yield
+            finally:
+                self._busy = False
+
     def _open(self) -> Connection:
+        if self._stranded is not None:
+            raise StoreError(
+                f"{self.path} was in use when this process was forked", "start this process by spawn, not by fork"
+            )
         self._head = None
         self._connection = open_database(self.path)
         return self._connection
@@ -229,6 +277,21 @@ class Log:
         connection, self._connection, self._head = self._connection, None, None
         if connection is not None:
             connection.close()
+
+
+def _interrupted() -> StoreError:
+    return StoreError("the append was interrupted", "append again")
+
+
+def _as_store_error(path: Path, error: Exception) -> CmfError:
+    """Return ours for whatever an append ended with, even for what nobody thought of."""
+    try:
+        with store_errors(path):
+            raise error
+    except CmfError as ours:
+        return ours
+    except Exception as other:  # noqa: BLE001 - such as MemoryError, sqlite3.InterfaceError
+        return StoreError(f"{path}: {type(other).__name__}: {other}", "nothing was recorded by this call")
 
 
 def _give_error(batch: list[_Waiter], error: CmfError) -> None:
@@ -266,17 +329,17 @@ def read_head(connection: Connection, path: Path) -> tuple[int, Head]:
 # -- one log for all runs of a process -----------------------------------------------------------------------------
 
 
-class _Lent:
+class _Lent(Forkable):
     """The logs in use in this process, each with the number of its users."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a signal handler may ask for a log in the midst of it
         self.logs: dict[Path, tuple[Log, int]] = {}
         renew_after_fork(self)
 
     def after_fork(self) -> None:
         """The child's users are the parent's, copied; the lock may have been held."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
 
 
 _lent = _Lent()
@@ -292,10 +355,10 @@ def shared_log(path: Path) -> Iterator[Log]:
         yield log
     finally:
         with _lent.lock:
-            users = _lent.logs[path][1] - 1
-            if users:
+            users = _lent.logs.get(path, (log, 1))[1] - 1
+            if users > 0:
                 _lent.logs[path] = log, users
             else:
-                del _lent.logs[path]
-        if not users:
+                _lent.logs.pop(path, None)
+        if users <= 0:
             log.close()

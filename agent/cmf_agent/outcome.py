@@ -14,7 +14,7 @@ import signal
 from typing import NamedTuple
 
 #: Signals by which people and schedulers ask a process to end.
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _INTERRUPTED_CODES = frozenset(128 + number for number in ENDING_SIGNALS)
 
 

@@ -3,6 +3,7 @@
 Rules
 - What the log refuses waits in memory, with the time at which it was said, and is tried again: with the next call
   once a rest is over, and at the end. What is lost in the end is named on standard error.
+- It may be called from a signal handler, in the midst of a call of the same thread: what it says then waits.
 - `strict` raises instead, at the call that could not be recorded.
 - Without a home nothing can be recorded: it is said once, and the run goes on.
 """
@@ -15,8 +16,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from cmf_agent.forking import renew_after_fork
-from cmf_agent.log import now_us, shared_log
+from cmf_agent.forking import Forkable, renew_after_fork
+from cmf_agent.log import TurnHeld, now_us, shared_log
 from cmf_agent.naming import describe_node
 from cmf_protocol.errors import CallerError, CmfError
 from cmf_protocol.events import Draft, Event
@@ -33,18 +34,29 @@ def say(text: str) -> None:
     try:
         sys.stderr.write(f"cmf: {text}\n")
         sys.stderr.flush()
-    except (AttributeError, OSError, ValueError):  # no standard error, a closed one
+    except (AttributeError, OSError, ValueError, RuntimeError):  # none, a closed one, one that a signal found busy
         return
 
 
-class Recorder:
+#: The recorders with something that waits.
+_unsettled: set["Recorder"] = set()
+
+
+def settle_all() -> None:
+    """Try a last time what waits anywhere, and name what is lost."""
+    for recorder in list(_unsettled):
+        recorder.settle()
+
+
+class Recorder(Forkable):
     """The way of one run's drafts into the log at `path`; None where there is no home."""
 
     def __init__(self, path: Path | None, *, strict: bool = False) -> None:
         self._path = path
         self._strict = strict
         self._held = ExitStack()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant for signal handlers, which `_retrying` keeps out
+        self._retrying = False
         self._waiting: list[Draft] = []
         self._failure: CmfError | None = None
         self._rest_s = REST_S
@@ -66,16 +78,14 @@ class Recorder:
             except CallerError:
                 raise
             except CmfError as error:
-                if self._strict:
+                if self._strict and not isinstance(error, TurnHeld):
                     raise
                 self._note_failure(error)
         elif self._strict:  # a timer's points: they come first, or nothing does
             self._retry(must=True)
             self._raise_if_waiting()
             return self._append(drafts)
-        at = now_us()
-        with self._lock:
-            self._waiting += [draft if draft.wall_us else draft._replace(wall_us=at) for draft in drafts]
+        self._let_wait(drafts)
         self._retry(must=False)
         return []
 
@@ -85,39 +95,66 @@ class Recorder:
             self.record([draft])
         except CmfError as error:
             self._note_failure(error)
-            with self._lock:
-                self._waiting.append(draft)
+            self._let_wait([draft])
 
     def close(self) -> None:
         """Try a last time, name what is lost, and let go of the log."""
         try:
-            self._retry(must=True)
-            if self._waiting:
-                say(_loss_report(self._waiting, self._failure))
-            if self._strict:
-                self._raise_if_waiting()
+            self.settle()
         finally:
-            self._waiting = []
             self._held.close()
+
+    def settle(self) -> None:
+        """Try a last time what waits, and name what is lost.
+
+        In a signal handler that interrupted an append nothing is lost: it waits for the next call, or for the end of
+        the process.
+        """
+        self._retry(must=True)
+        if not self._waiting or isinstance(self._failure, TurnHeld):
+            return
+        with self._lock:
+            lost, self._waiting = self._waiting, []
+        _unsettled.discard(self)
+        say(_loss_report(lost, self._failure))
+        if self._strict and self._failure is not None:
+            raise self._failure
 
     def after_fork(self) -> None:
         """Leave to the parent, in a forked child, what it has to record."""
-        self._lock = threading.Lock()
+        self._lock, self._retrying = threading.RLock(), False
         self._waiting = []
+        _unsettled.discard(self)
+
+    def _let_wait(self, drafts: Sequence[Draft]) -> None:
+        at = now_us()
+        with self._lock:
+            self._waiting += [draft if draft.wall_us else draft._replace(wall_us=at) for draft in drafts]
+            _unsettled.add(self)
 
     def _retry(self, *, must: bool) -> None:
         """Try again what waits, if the log has rested or it `must` be."""
         with self._lock:
-            if not self._waiting or not (must or time.monotonic() >= self._rest_until):
+            if not self._waiting or self._retrying or not (must or time.monotonic() >= self._rest_until):
                 return
+            self._retrying = True
             try:
-                self._append(self._waiting)
-            except CmfError as error:
-                self._note_failure(error)
-            else:
-                self._waiting = []
-                self._failure = None
-                self._rest_s = REST_S
+                self._append_waiting()
+            finally:
+                self._retrying = False
+
+    def _append_waiting(self) -> None:
+        drafts = list(self._waiting)
+        try:
+            self._append(drafts)
+        except CmfError as error:
+            self._note_failure(error)
+            return
+        del self._waiting[: len(drafts)]  # a signal handler may have added to it
+        if not self._waiting:
+            _unsettled.discard(self)
+            self._failure = None
+        self._rest_s = REST_S
 
     def _raise_if_waiting(self) -> None:
         if self._waiting and self._failure is not None:
@@ -129,9 +166,11 @@ class Recorder:
             return log.append(drafts)
 
     def _note_failure(self, error: CmfError) -> None:
-        if self._failure is None:
+        if self._failure is None and not isinstance(error, TurnHeld):
             say(f"can't record for now, the run goes on: {error}" + (f" ({error.hint})" if error.hint else ""))
         self._failure = error
+        if isinstance(error, TurnHeld):  # the next call can record it
+            return
         self._rest_until = time.monotonic() + self._rest_s
         self._rest_s = min(self._rest_s * 2, REST_S_MAX)
 
@@ -148,5 +187,5 @@ def _loss_report(lost: list[Draft], failure: CmfError | None) -> str:
 
 
 def _named(draft: Draft) -> str:
-    name = draft.body.get("name")
+    name = draft.body.get("name") or ", ".join(list(draft.body.get("metrics", ()))[:NAMED_MAX])
     return f"{draft.type} of {', '.join(map(describe_node, draft.about))}" + (f" ({name})" if name else "")

@@ -7,17 +7,16 @@ Rules
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from cmf_agent.home import Home
 from cmf_agent.identity import parse_execution_id
-from cmf_agent.reading import LogReader, StoredEvent
 from cmf_agent.view import local_view
 from cmf_graph.content.files import hash_path
 from cmf_graph.content.memory import DigestMemory
 from cmf_graph.graph import EventRow
 from cmf_graph.refs import find, resolve_one
+from cmf_graph.schema import KIND_CODES
 from cmf_protocol.errors import CallerError
 from cmf_protocol.events import Node
 
@@ -50,10 +49,10 @@ def resolve_ref(home: Home, ref: str) -> Target:
     return event
 
 
-def events_about(home: Home, node: Node, types: tuple[str, ...]) -> Iterator[StoredEvent]:
-    """Yield this site's events of these types that are about `node`."""
-    with LogReader(home.log_path) as reader:
-        for stored in reader.all_events():
-            header = stored.header
-            if header.type in types and node in header.about:
-                yield stored
+def events_about(home: Home, node: Node, types: tuple[str, ...]) -> list[EventRow]:
+    """Return this site's events of these types that are about `node`, each log's in order."""
+    with local_view(home) as graph:
+        node_id = graph.node_id(node) if node[0] in KIND_CODES else None
+        rows = [] if node_id is None else graph.events_about(node_id)
+    found = (row for row in rows if row.header.type in types and node in row.header.about)
+    return sorted(found, key=lambda row: (row.branch, row.header.sequence))

@@ -5,12 +5,11 @@ Rules
 - These raise when nothing could be recorded: whoever calls them waits for the answer.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from cmf_agent.home import Home
 from cmf_agent.log import Log
 from cmf_agent.naming import describe_node
-from cmf_agent.reading import LogReader
 from cmf_agent.refs import events_about
 from cmf_agent.runs import checked_text, description
 from cmf_graph.graph import EventRow
@@ -47,18 +46,16 @@ def tag(home: Home, node: Node, name: str) -> Event:
 def untag(home: Home, node: Node, name: str) -> Event:
     """Take a tag off a node, as far as this site has seen it put there; raise `CallerError` if it has not."""
     name = checked_name(name, "tag")
-    adds: dict[bytes, None] = {}
-    for stored in events_about(home, node, (TAG_ADDED, TAG_REMOVED)):
-        body = decode_body(stored.body or b"")
-        if body.get("tag") != name:
-            continue
-        if stored.header.type == TAG_ADDED:
-            adds[stored.event_id] = None
-        else:
-            _drop(adds, body.get("adds", ()))
+    said = [(row, decode_body(row.body or b"")) for row in events_about(home, node, (TAG_ADDED, TAG_REMOVED))]
+    removed = {add for row, body in said if row.header.type == TAG_REMOVED for add in body.get("adds", ())}
+    adds = [
+        row.event_id
+        for row, body in said
+        if row.header.type == TAG_ADDED and body.get("tag") == name and row.event_id not in removed
+    ]
     if not adds:
         raise CallerError(f"{describe_node(node)} has no tag {name!r} here", "see `cmf-agent log` for what was tagged")
-    return _append(home, tag_removed(node, name, list(adds)))
+    return _append(home, tag_removed(node, name, adds))
 
 
 def note(home: Home, node: Node, text: str) -> Event:
@@ -87,29 +84,22 @@ def unretract(home: Home, target: Node | EventRow, reason: str | None = None) ->
         return log.append(drafts)
 
 
-def _standing_retractions(home: Home, target: Node | EventRow) -> list[Event]:
-    standing: dict[bytes, Event] = {}
-    with LogReader(home.log_path) as reader:
-        for stored in reader.all_events():
-            type_ = stored.header.type
-            if type_ == UNRETRACTED:
-                _drop(standing, (decode_body(stored.body or b"").get("retraction"),))
-            elif type_ == RETRACTED and _is_against(stored.decoded(), target):
-                standing[stored.event_id] = stored.decoded()
-    return list(standing.values())
+def _standing_retractions(home: Home, target: Node | EventRow) -> list[EventRow]:
+    node = target.header.about[0] if isinstance(target, EventRow) else target
+    found = events_about(home, node, (RETRACTED, UNRETRACTED))
+    withdrawn = {decode_body(row.body or b"").get("retraction") for row in found if row.header.type == UNRETRACTED}
+    return [
+        row
+        for row in found
+        if row.header.type == RETRACTED and row.event_id not in withdrawn and _is_against(row, target)
+    ]
 
 
-def _is_against(retraction: Event, target: Node | EventRow) -> bool:
+def _is_against(retraction: EventRow, target: Node | EventRow) -> bool:
     event = decode_body(retraction.body or b"").get("event")
     if isinstance(target, EventRow):
         return target.event_id in (retraction.event_id, event)
     return event is None and retraction.header.about == (target,)
-
-
-def _drop(found: dict[bytes, object] | dict[bytes, None] | dict[bytes, Event], ids: Iterable[object]) -> None:
-    for id_ in ids:
-        if isinstance(id_, bytes):
-            found.pop(id_, None)
 
 
 def _append(home: Home, draft: Draft) -> Event:

@@ -9,10 +9,14 @@ Rules
 - It never hurts the run: no chdir, no exit, no change to the caller's values, no error because something could not be
   recorded (unless `strict`). An exception that ends the run is recorded and goes on untouched.
 - What the caller got wrong (a file that is not there, a name that can't be one) raises `CallerError` from that call.
+- A run that was not started starts with its first call; one that has ended stays as it ended. What waits when the
+  process ends, with or without `finish`, is recorded then, or named as lost.
 - The start is durable before the body runs. Only the process that started a run ends it, not a forked child.
 """
 
+import atexit
 import os
+import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -21,15 +25,17 @@ from uuid import UUID
 
 from cmf_agent.artifacts import Described, usage_draft
 from cmf_agent.facts import Environment, current_environment, start_facts
+from cmf_agent.forking import Forkable, renew_after_fork
 from cmf_agent.home import Home, find_home, home_at
 from cmf_agent.identity import id_text, new_execution_id, parse_execution_id
 from cmf_agent.log import shared_log
 from cmf_agent.outcome import outcome_of
-from cmf_agent.recorder import Recorder, say
+from cmf_agent.recorder import Recorder, say, settle_all
 from cmf_agent.settings import Settings, load_settings
 from cmf_agent.shape import TEXT_CHARS_MAX, note_lossy, shape, short_text
 from cmf_agent.sources.host import mask_mapping
-from cmf_agent.steps import Number, StepBuffer, as_number
+from cmf_agent.sources.masking import mask_text
+from cmf_agent.steps import Number, StepBuffer, as_number, check_metric_name, flush_all
 from cmf_graph.content.files import Content, hash_path
 from cmf_graph.content.memory import DigestMemory
 from cmf_protocol.errors import CallerError, CmfError
@@ -52,7 +58,19 @@ from cmf_protocol.types import (
 PathLike = str | os.PathLike[str]
 Progress = Callable[[int], None]
 
-_current: ContextVar[bytes | None] = ContextVar("cmf_current_execution", default=None)
+_current: ContextVar["Run | None"] = ContextVar("cmf_current_run", default=None)
+
+
+def _settle() -> None:
+    """Record, when the process ends, what still waits."""
+    try:
+        flush_all()
+        settle_all()
+    except CmfError as error:  # strict, and nobody is left who could be told
+        say(f"not everything was recorded: {error}")
+
+
+atexit.register(_settle)
 
 
 def run(
@@ -85,7 +103,7 @@ def run(
     )
 
 
-class Run:
+class Run(Forkable):
     """One execution while it is recorded; made by `run`. Any thread may use it."""
 
     def __init__(
@@ -109,13 +127,16 @@ class Run:
         self.execution = new_execution_id() if execution_id is None else parse_execution_id(execution_id)
         self.home = _home_or_warning(home, strict=strict)
         self._strict = strict
-        self._start = {"name": name, "kind": kind}, params, properties
+        self._start = {"name": name, "kind": kind}, _mapping(params, "params"), _mapping(properties, "properties")
         self._command = command
         self._recorder = Recorder(self.home.log_path if self.home else None, strict=strict)
         self._steps = StepBuffer(self.execution, self._recorder.record_behind)
         self._memory = DigestMemory(self.home.digests_path) if self.home else None
-        self._outer: bytes | None = None
+        self._outer: Run | None = None
         self._process_id = 0
+        self._ended = False
+        self._change = threading.RLock()  # of the two above
+        renew_after_fork(self)
 
     @property
     def id(self) -> str:
@@ -125,9 +146,16 @@ class Run:
     # -- start and end ---------------------------------------------------------------------------------------------
 
     def start(self) -> "Run":
-        """Record the start, durably; `with` calls it."""
-        self._process_id = os.getpid()
-        self._outer = _current.get()
+        """Record the start, durably, unless that was done; `with` calls it."""
+        with self._change:
+            if self._process_id == os.getpid() and not self._ended:
+                return self
+            return self._started()
+
+    def _started(self) -> "Run":
+        self._process_id, self._ended = os.getpid(), False
+        self._steps.gather(True)
+        self._outer = _alive(_current.get())
         if self.home is not None:
             self._recorder.open()
             try:
@@ -135,19 +163,35 @@ class Run:
             except BaseException:
                 self._recorder.close()
                 raise
-        _current.set(self.execution)
+        _current.set(self)
         return self
+
+    def _ensure_started(self) -> None:
+        if not self._process_id:
+            self.start()
+
+    def after_fork(self) -> None:
+        """Start afresh in a forked child; the run itself stays its parent's."""
+        self._change = threading.RLock()
 
     def finish(
         self, status: str = "finished", *, exit_code: int | None = None, error: Mapping[str, str] | None = None
     ) -> None:
-        """Record the end: `status` is `finished`, `interrupted` or `failed`; `with` calls it."""
+        """Record the end, once: `status` is `finished`, `interrupted` or `failed`; `with` calls it."""
+        self._ensure_started()
         if self._process_id != os.getpid():
             return
-        _current.set(self._outer)
-        steps = self._steps.take()
         texts, lossy = _short_texts(error or {}, "error")
         end = note_lossy(execution_finished(self.execution, status, exit_code=exit_code, error=texts or None), lossy)
+        with self._change:
+            again, self._ended = self._ended, True
+        if again:
+            self._recorder.settle()
+            return
+        if _current.get() is self:
+            _current.set(_alive(self._outer))
+        self._steps.gather(False)
+        steps = self._steps.take()
         try:
             self._record(*([steps] if steps else []), end)
         finally:
@@ -213,7 +257,7 @@ class Run:
 
     def params(self, values: Mapping[str, object] | None = None, /, **more: object) -> None:
         """Record parameters; what looks secret by its name is recorded as `***`."""
-        shaped = shape(params=mask_mapping({**(values or {}), **more}))
+        shaped = shape(params=mask_mapping({**(_mapping(values, "params") or {}), **more}))
         self._record(shaped.into(execution_updated(self.execution, params=shaped.space("params"))))
 
     def property(self, key: str, value: object) -> None:
@@ -222,23 +266,27 @@ class Run:
 
     def properties(self, values: Mapping[str, object] | None = None, /, **more: object) -> None:
         """Record properties."""
-        shaped = shape(properties=mask_mapping({**(values or {}), **more}))
+        shaped = shape(properties=mask_mapping({**(_mapping(values, "properties") or {}), **more}))
         self._record(shaped.into(execution_updated(self.execution, properties=shaped.space("properties"))))
 
-    def metric(self, name: str, value: Number, step: int | None = None, series: str = "") -> None:
+    def metric(self, name: str, value: Number, step: int | None = None, series: str | None = None) -> None:
         """Record a number; with a `step` it may wait up to a second, without one it is durable on return."""
         if step is None:
             self.metrics({name: value})
         else:
-            self._steps.add(name, value, step, series)
+            self._ensure_started()
+            self._steps.add(name, value, step, series or "")
 
     def metrics(self, values: Mapping[str, Number], step: int | None = None) -> None:
         """Record several numbers, as `metric` does."""
+        self._ensure_started()
         if step is not None:
             for name, value in values.items():
                 self._steps.add(name, value, step, "")
             return
-        numbers = {str(name): as_number(str(name), value) for name, value in values.items()}
+        for name in values:
+            check_metric_name(name)
+        numbers = {name: as_number(name, value) for name, value in values.items()}
         shaped = shape(metrics=numbers)
         steps = self._steps.take()  # first, so that what is said now is later than what waits
         said = shaped.into(metrics_recorded(self.execution, metrics=shaped.space("metrics")))
@@ -255,6 +303,7 @@ class Run:
     # -- how -------------------------------------------------------------------------------------------------------
 
     def _record(self, *drafts: Draft) -> None:
+        self._ensure_started()
         self._recorder.record(drafts)
 
     def _record_start(self, home: Home) -> None:
@@ -262,7 +311,7 @@ class Run:
         given, params, properties = self._start
         facts: dict[str, object] = {key: value for key, value in given.items() if value is not None}
         facts |= start_facts(home.root, settings, self._command)
-        parent = self._outer or _parent_of_process()
+        parent = self._outer.execution if self._outer else _parent_of_process()
         if parent is not None and parent != self.execution:
             facts["parent"] = parent
         environment = current_environment(settings)
@@ -306,6 +355,7 @@ class Run:
 
     def _artifact(self, type_: str, path: Path, described: Described, progress: Progress | None) -> Content:
         described.check()
+        self._ensure_started()
         content = hash_path(path, memory=self._memory, progress=progress)
         if self.home is not None:
             root = self.home.root
@@ -356,6 +406,20 @@ def _home_or_warning(home: PathLike | None, *, strict: bool) -> Home | None:
         return None
 
 
+def _alive(run: Run | None) -> Run | None:
+    """Return `run`, or the nearest around it that has not ended."""
+    while run is not None and run._ended:
+        run = run._outer
+    return run
+
+
+def _mapping(values: Mapping[str, object] | None, what: str) -> Mapping[str, object] | None:
+    if values is None or isinstance(values, Mapping):
+        return values
+    hint = "give vars(args)" if hasattr(values, "__dict__") else "give a dictionary"
+    raise CallerError(f"{what} is a {type(values).__name__}, not a mapping", hint)
+
+
 def _parent_of_process() -> bytes | None:
     """Return the execution that `cmf-agent run` started this process for."""
     try:
@@ -367,7 +431,7 @@ def _parent_of_process() -> bytes | None:
 def _short_texts(texts: Mapping[str, str], path: str) -> tuple[dict[str, str], dict[str, str]]:
     short, lossy = {}, {}
     for key, text in texts.items():
-        short[key], is_cut = short_text(text)
+        short[key], is_cut = short_text(mask_text(text))  # exceptions quote addresses and headers
         if is_cut:
             lossy[f"{path}.{key}"] = "truncated"
     return short, lossy

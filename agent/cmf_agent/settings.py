@@ -1,7 +1,8 @@
 """The agent's configuration: flag > environment > `.cmf/config.toml` > the user's file.
 
 Rules
-- A file that can't be read or says something impossible is a `CallerError` that names it and the line to mend.
+- A file that can't be read is a `CallerError` that names it and the way out.
+- A key that says something impossible is told on standard error and left out: it alone, not the rest.
 - Keys that this version does not know are left alone.
 """
 
@@ -24,11 +25,11 @@ TEMPLATE = """\
 # url = "nats://hub.example.org:4222"   # CMF_HUB: instead of the address in the join file
 
 [capture]
-# diff = false               # CMF_CAPTURE_DIFF: also record the text of uncommitted changes
+# diff = "full"              # CMF_CAPTURE_DIFF: also record the text of uncommitted changes (its first 200 KiB)
 # env = ["CUDA_VISIBLE_DEVICES"]        # CMF_CAPTURE_ENV: environment variables to record, no others are
 """
 
-_TRUE = {"1", "true", "yes", "on"}
+_TRUE = {"1", "true", "yes", "on", "full"}
 _FALSE = {"0", "false", "no", "off", ""}
 
 
@@ -64,7 +65,7 @@ def load_settings(
         team=environment.get("CMF_TEAM") or _lookup(tables, "team", str),
         actor=environment.get("CMF_ACTOR") or _lookup(tables, "actor", str),
         hub_url=hub_url or environment.get("CMF_HUB") or _lookup(tables, "hub.url", str),
-        capture_diff=bool(_lookup(tables, "capture.diff", bool)) if diff is None else _flag(diff),
+        capture_diff=bool(_lookup(tables, "capture.diff", bool) if diff is None else _variable_flag(diff)),
         capture_env=_names(_lookup(tables, "capture.env", list) if env is None else env.split(",")),
     )
 
@@ -87,24 +88,40 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _lookup(tables: list[tuple[Path, dict[str, Any]]], key: str, kind: type) -> Any:
-    """Return the value of the dotted `key` in the first file that has it, None if none has."""
+    """Return the value of the dotted `key` in the first file that says something possible, None if none does."""
     for path, table in tables:
         value: Any = table
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        if value is not None:
-            if not isinstance(value, kind):
-                raise CallerError(f"{key} in {path} is {value!r}, not a {kind.__name__}", "mend that line")
+        if kind is bool and isinstance(value, str):
+            value = _flag(value, value)
+        if isinstance(value, kind):
             return value
+        if value is not None:
+            _leave_out(f"{key} in {path} is {value!r}", f"it is to be {_FORMS[kind]}: mend that line")
     return None
+
+
+_FORMS = {str: "a text in quotes", bool: 'true, false or "full"', list: 'a list of names, ["NAME"]'}
 
 
 def _names(values: list[Any] | None) -> tuple[str, ...]:
     return tuple(name for name in (str(value).strip() for value in values or []) if name)
 
 
-def _flag(text: str) -> bool:
+def _flag(text: str, otherwise: object = None) -> object:
     word = text.strip().lower()
-    if word not in _TRUE | _FALSE:
-        raise CallerError(f"CMF_CAPTURE_DIFF is {text!r}", "set it to true or false")
-    return word in _TRUE
+    return word in _TRUE if word in _TRUE | _FALSE else otherwise
+
+
+def _variable_flag(text: str) -> object:
+    flag = _flag(text)
+    if flag is None:
+        _leave_out(f"CMF_CAPTURE_DIFF is {text!r}", "set it to true, false or full")
+    return flag
+
+
+def _leave_out(what: str, way_out: str) -> None:
+    from cmf_agent.recorder import say  # here: `status` has nothing to say, and the log to import for it
+
+    say(f"WARNING: left out of the configuration: {what} ({way_out})")

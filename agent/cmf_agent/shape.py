@@ -3,13 +3,15 @@
 Rules
 - The caller's mappings are never changed. Nothing is refused: what can't be kept is bent, and what was bent is
   written into the event.
+- A text that stands for an object (its repr) loses the secrets that can be recognised in it.
 - What makes an event too large is replaced by its content id, the largest values first.
 """
 
 from collections.abc import Mapping
 from hashlib import md5
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from cmf_agent.sources.masking import mask_text
 from cmf_protocol.encoding import DEPTH_MAX, Value, bend, encode
 from cmf_protocol.events import EVENT_BYTES_MAX, Draft
 
@@ -56,10 +58,23 @@ def shape(**spaces: Mapping[str, object] | None) -> Shaped:
     lossy: dict[str, str] = {}
     for space, values in spaces.items():
         bent[space], lossy_here = bend(dict(values or {}), space, _SPACE_DEPTH)
+        if "repr" in lossy_here.values():
+            bent[space] = _without_secrets(bent[space], space, lossy_here)
         lossy |= lossy_here
     if _size(bent, lossy) > VALUES_BYTES_MAX:
         _shrink(bent, lossy)
     return Shaped(bent, lossy)
+
+
+def _without_secrets(value: Any, path: str, lossy: Mapping[str, str]) -> Any:
+    """Mask the texts that stand for objects: nobody has looked into those before."""
+    if isinstance(value, str):
+        return mask_text(value) if lossy.get(path) == "repr" else value
+    if isinstance(value, dict):
+        return {key: _without_secrets(inner, f"{path}.{key}", lossy) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(inner, f"{path}.{at}", lossy) for at, inner in enumerate(value)]
+    return value
 
 
 def short_text(text: str) -> tuple[str, bool]:

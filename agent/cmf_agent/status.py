@@ -7,7 +7,7 @@ from cmf_agent.home import Home, find_home
 from cmf_agent.hub_file import HubFile, load_hub
 from cmf_agent.outbox import Outbox
 from cmf_agent.reading import LogReader, LogRow
-from cmf_graph.database import sqlite_version
+from cmf_graph.database import sqlite_version, sqlite_warning
 from cmf_graph.output import print_json, print_text
 from cmf_graph.times import rfc3339
 
@@ -63,7 +63,9 @@ def status_text(status: Status) -> str:
     """Return a status as people read it."""
     shown = {key: "-" if value is None else value for key, value in status.items()}
     lines = [f"{key.replace('_', ' '):<15}{value}" for key, value in shown.items() if key != "waits_for"]
-    return "\n".join([*lines, f"{'waits for':<15}{status['waits_for']}"])
+    lines.append(f"{'waits for':<15}{status['waits_for']}")
+    warning = sqlite_warning(str(status["sqlite_version"]))
+    return "\n".join([*lines, *([f"{'warning':<15}{warning}"] if warning else [])])
 
 
 def print_status(*, as_json: bool) -> None:

@@ -13,8 +13,14 @@ from tests.agent.helpers import CLI, DRAFT, cli, cli_json, environment, of_type,
 
 import cmf_agent as cmf
 from cmf_agent.commands import app
+from cmf_agent.commands.sending import push_text
 from cmf_agent.home import Home
+from cmf_agent.hub_file import HubFile
 from cmf_agent.log import Log
+from cmf_agent.push import PushReport
+from cmf_agent.status import site_status, status_text
+from cmf_agent.version import VERSION
+from cmf_graph.console import guarded
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -245,3 +251,76 @@ each()
             folder.chmod(folder.stat().st_mode | 0o055)
     done = python(script, cwd=Path("/"), PYTHONDONTWRITEBYTECODE="1")
     assert done.stderr.splitlines() == ["['status'] 0", "['log'] 0", "['verify'] 0"] * 2
+
+
+@pytest.mark.parametrize(
+    ("report", "is_dry", "text"),
+    [
+        (PushReport(sent=6, confirmed=6, segments=1, bytes=2_900), False,
+         "the hub has confirmed all 6 events (2.9 KB sent)"),
+        (PushReport(sent=1, confirmed=1, segments=1, bytes=290), False,
+         "the hub has confirmed the event (290 bytes sent)"),
+        (PushReport(), False, "nothing to send: the hub has everything"),
+        (PushReport(), True, "nothing to send: the hub has everything"),
+        (PushReport(pending=5, segments=1, bytes=1_300), True, "would send 5 events in 1 segment, 1.3 KB"),
+        (PushReport(sent=6, confirmed=4, pending=2, segments=2, bytes=2_000_000), False,
+         "the hub has confirmed 4 events, 2 events not confirmed yet (2.0 MB sent): nothing is lost, run `cmf-agent push` "
+         "again, with a longer --timeout on a slow line"),
+    ],
+)  # fmt: skip
+def test_push_says_in_words_what_it_did(report: PushReport, is_dry: bool, text: str) -> None:
+    assert push_text(report, dry_run=is_dry) == text
+
+
+def test_push_to_what_is_no_address_is_wrong_usage(home: Home) -> None:
+    hub = HubFile(home.hub_path, site="a", url="nats://h", hub_id=b"h" * 16, login="SU" + "A" * 56, token=None, ca=None)
+    hub.save()
+    done = cli("push", "--hub", "foo bar", cwd=home.root)
+    assert done.returncode == 2
+    assert "'foo bar' is not an address of a hub" in done.stderr
+
+
+def test_the_version_is_told(project: Path) -> None:
+    done = cli("--version", cwd=project)
+    assert (done.returncode, done.stdout) == (0, f"cmf-agent {VERSION}\n")
+
+
+def test_an_old_sqlite_is_told_in_the_status(home: Home) -> None:
+    status = site_status(home)
+    assert "pysqlite3" in status_text(status | {"sqlite_version": "3.45.1"}).splitlines()[-1]
+    assert "pysqlite3" not in status_text(status | {"sqlite_version": "3.51.3"})
+
+
+def test_a_question_to_a_home_that_may_not_be_read_says_what_to_do(home: Home) -> None:
+    assert os.getuid() == 0, "run this as root, as the build does"
+    script = f"""
+import os, sys
+from cmf_agent.cli import main
+os.chdir({str(home.root)!r})
+sys.argv = ["cmf-agent", "query", "artifacts"]
+main()  # imports everything while it may
+os.setgid(65534); os.setuid(65534)
+sys.exit(main())
+"""
+    for folder in (home.path, *home.path.parents):
+        if folder.stat().st_uid == os.getuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    done = python(script, cwd=Path("/"), PYTHONDONTWRITEBYTECODE="1")
+    assert done.returncode == 1
+    assert "view.lock: Permission denied" in done.stderr
+    assert "hint: give this user the right to read and write there" in done.stderr
+
+
+def test_a_stray_error_of_the_system_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert guarded(lambda: len((tmp_path / "missing").read_bytes())) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'missing'}: No such file or directory\n"
+
+
+def test_of_several_tags_only_the_named_one_goes(home: Home) -> None:
+    model_of(home)
+    for name in ("good", "kept", "good"):
+        cli("tag", "mnist", name, cwd=home.root)
+    assert cli("untag", "mnist", "good", cwd=home.root).returncode == 0
+    cli("tag", "mnist", "good", cwd=home.root)
+    assert cli("untag", "mnist", "good", cwd=home.root).returncode == 0
+    assert [len(body["adds"]) for _, body in of_type(home, "tag.removed")] == [2, 1]

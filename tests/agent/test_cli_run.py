@@ -1,5 +1,9 @@
 """`cmf-agent run`: it is transparent for its child, and records it."""
 
+import os
+import pty
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,6 +13,7 @@ import pytest
 from tests.agent.helpers import CLI, cli, environment, of_type, only, recorded
 
 from cmf_agent.home import Home
+from cmf_agent.outcome import ENDING_SIGNALS
 from cmf_agent.verify import verify
 
 RUN = ("run", "-p", "p", "-s", "s")
@@ -100,7 +105,10 @@ def test_secrets_are_masked(home: Home) -> None:
     assert "hidden" not in repr(recorded(home))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+SIGNALS = [(number, 128 + number) for number in ENDING_SIGNALS]
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_signals_reach_the_child_and_the_end_is_recorded(home: Home, number: signal.Signals, code: int) -> None:
     process = started_process(home, "import time; print('ready', flush=True); time.sleep(60)")
     process.send_signal(number)
@@ -176,3 +184,139 @@ def test_files_are_named_from_the_projects_root(home: Home) -> None:
     cli(*RUN, "-i", "f", "--", "true", cwd=inner)
     assert only(home, "artifact.used")[1]["name"] == "inner/f"
     assert list(inner.iterdir()) == [inner / "f"]
+
+
+def test_an_interrupt_while_inputs_are_hashed_keeps_the_command_from_starting(home: Home) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, *RUN, "-i", "in", "--", "touch", "started"],
+        cwd=home.root, env=environment(), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the command was not started" in told
+    assert not (home.root / "started").exists()
+    body = only(home, "execution.finished")[1]
+    assert (body["status"], body["exit_code"]) == ("interrupted", 130)
+
+
+#: The interrupt comes just when the first input is looked at.
+INTERRUPTED = """
+import os, signal, sys
+import cmf_agent.runs
+from cmf_agent.cli import main
+cmf_agent.runs.hash_path = lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)
+sys.exit(main())
+"""
+
+
+#: A fault in what records: it is no error of ours, and comes where the first word says.
+FAULTY = """
+import sys
+import cmf_agent.{module} as module
+from cmf_agent.cli import main
+def fail(*_, **__):
+    raise ZeroDivisionError("a fault")
+module.{name} = fail
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("runs", "start_facts"), ("runs", "hash_path"), ("runs", "DigestMemory"), ("runs", "execution_finished"),
+     ("wrapping", "hashing_progress"), ("wrapping", "outcome_of_code")],
+)  # fmt: skip
+def test_no_fault_of_the_recording_reaches_the_command(home: Home, module: str, name: str) -> None:
+    (home.root / "in").write_text("x")
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTY.format(module=module, name=name), *RUN, "-i", "in", "-o", "in", "--",
+         "sh", "-c", "echo out; exit 4"],
+        cwd=home.root, env=environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (4, "out\n")
+    assert "ZeroDivisionError: a fault" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_deleted_working_directory_does_not_keep_the_command_from_running(project: Path) -> None:
+    command = " ".join(map(shlex.quote, [*CLI, *RUN, "--", "sh", "-c", "echo out; exit 4"]))
+    gone = project / "gone"
+    gone.mkdir()
+    done = subprocess.run(
+        ["sh", "-c", f"rmdir ../gone; {command}"],
+        cwd=gone, env=environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (4, "out\n")
+    assert "the working directory is gone" in done.stderr
+
+
+@pytest.mark.parametrize("hidden", [".", ".cmf"])
+def test_a_folder_that_may_not_be_looked_into_does_not_keep_the_command_from_running(home: Home, hidden: str) -> None:
+    assert os.getuid() == 0, "run this as root, as the build does"
+    (home.root / hidden).chmod(0o700)
+    for parent in home.root.parents[:3]:
+        parent.chmod(0o755)
+    script = """
+import os, sys
+from cmf_agent.cli import main
+main()  # imports everything while it may
+sys.stderr.write("as another user\\n")
+os.setgid(54321)
+os.setuid(54321)
+sys.exit(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *RUN, "--", "sh", "-c", "echo out; exit 4"],
+        cwd=home.root.parent, env=environment(CMF_HOME=str(home.path)), capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (4, "out\n" * 2)
+    as_root, _, told = done.stderr.partition("as another user\n")
+    assert not as_root
+    assert "WARNING" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("option", ["-i", "-o", "-m"])
+def test_an_empty_path_is_told_and_runs_nothing(home: Home, option: str) -> None:
+    done = cli(*RUN, option, "", "--", "touch", "started", cwd=home.root)
+    assert done.returncode == 2
+    assert f"{option} '' names no file" in done.stderr
+    assert not (home.root / "started").exists()
+
+
+def test_a_terminal_is_told_what_was_recorded(home: Home) -> None:
+    (home.root / "in").write_text("x")
+    ours, theirs = pty.openpty()
+    try:
+        done = subprocess.run(
+            [*CLI, *RUN, "-i", "in", "-o", "in", "-m", "in", "--", "true"],
+            cwd=home.root, env=environment(), stderr=theirs, stdout=subprocess.PIPE, timeout=60, check=False,
+        )  # fmt: skip
+        os.close(theirs)
+        told = os.read(ours, 4096).decode()
+    finally:
+        os.close(ours)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert re.fullmatch(r"cmf: recorded p/s [0-9a-f-]{13} \(1 in, 2 out\)\r\n", told)
+
+
+def test_the_text_of_the_diff_is_kept_masked_and_cut(home: Home) -> None:
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=home.root, check=True,
+                       stdout=subprocess.DEVNULL)  # fmt: skip
+
+    (home.root / "code.py").write_text("x = 1\n")
+    git("init", "-q")
+    git("add", "code.py")
+    git("commit", "-qm", "first")
+    home.config_path.write_text('[capture]\ndiff = "full"\n')
+    for content in ("x = 1\n", 'password = "hunter2"\n', "y = 2\n" * 100_000):
+        (home.root / "code.py").write_text(content)
+        assert cli(*RUN, "--", "true", cwd=home.root).returncode == 0
+    clean, small, large = [body["facts"] for _, body in of_type(home, "execution.started")]
+    assert not {"git_diff", "git_diff_text", "git_diff_truncated"} & clean.keys()
+    assert 'password = "***"' in small["git_diff_text"]
+    assert "git_diff_truncated" not in small
+    assert large["git_diff_truncated"] is True
+    assert 100_000 < len(large["git_diff_text"].encode()) <= 200 << 10

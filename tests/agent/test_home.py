@@ -11,15 +11,20 @@ from tests.agent.helpers import CLI, cli, cli_json, environment, recorded
 from cmf_agent.home import find_home, future_home, init_home
 from cmf_agent.hub_file import hub_in_force, join, load_hub
 from cmf_agent.keys import make_key, read_signer
-from cmf_agent.settings import load_settings, user_config_path
+from cmf_agent.settings import Settings, load_settings, user_config_path
 from cmf_agent.verify import verify
 from cmf_link.login import new_login
 from cmf_protocol.errors import CallerError, StoreError
 
+NEXT = "next: `cmf-agent run -p PIPELINE -s STAGE -- CMD`; keep a copy of {keys} elsewhere"
+
 
 def test_init_makes_a_private_key_an_ignore_file_and_a_log(project: Path) -> None:
     done = cli("init", cwd=project)
-    assert (done.returncode, done.stdout) == (0, f"made {project}/.cmf\n")
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"made {project}/.cmf\n{NEXT.format(keys=project / '.cmf' / 'keys')}\n",
+    )
     folder = project / ".cmf"
     assert (folder / ".gitignore").read_text() == "*\n"
     assert (folder / "keys" / "signing.key").stat().st_mode & 0o777 == 0o600
@@ -125,7 +130,32 @@ def test_the_users_file_lies_where_the_platform_keeps_it() -> None:
     assert user_config_path({"HOME": "/h"}, "darwin") == Path("/h/Library/Application Support/cmf-sync/config.toml")
 
 
-@pytest.mark.parametrize("content", ["team = 3\n", "hub = 1\n[hub]\n", "\xff = 1\n", '[capture]\nenv = "A"\n'])
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [("team = 3", "team"), ('capture.env = "A"', "capture.env"), ('capture.diff = "x"', "capture.diff")],
+)
+def test_one_wrong_key_is_told_and_left_out_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, key: str
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(f'actor = "maria"\n{line}\n')
+    settings = load_settings(path, {"HOME": "/nonexistent"})
+    assert settings == Settings(actor="maria")
+    told = capsys.readouterr().err
+    assert f"{key} in {path} is " in told
+    assert "mend that line" in told
+
+
+@pytest.mark.parametrize(("value", "holds"), [('"full"', True), ("true", True), ("false", False), ('"off"', False)])
+def test_the_diff_is_captured_if_the_configuration_says_so(tmp_path: Path, value: str, holds: bool) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(f"[capture]\ndiff = {value}\n")
+    assert load_settings(path, {"HOME": "/nonexistent"}).capture_diff is holds
+    assert load_settings(path, {"HOME": "/nonexistent", "CMF_CAPTURE_DIFF": "full"}).capture_diff
+    assert not load_settings(path, {"HOME": "/nonexistent", "CMF_CAPTURE_DIFF": "perhaps"}).capture_diff
+
+
+@pytest.mark.parametrize("content", ["hub = 1\n[hub]\n", "\xff = 1\n"])
 def test_a_wrong_configuration_names_its_file(tmp_path: Path, content: str) -> None:
     path = tmp_path / "config.toml"
     path.write_text(content, encoding="latin-1")
@@ -241,3 +271,36 @@ def test_many_inits_at_once_make_one_log(project: Path) -> None:
     assert len(recorded(home)) == 1
     assert not verify(home).problems
     assert list(home.key_path.parent.iterdir()) == [home.key_path]
+
+
+# -- folders that can't be used ------------------------------------------------------------------------------------
+
+
+def test_a_deleted_working_directory_is_the_callers_error(project: Path) -> None:
+    project.rmdir()
+    with pytest.raises(CallerError, match="the working directory is gone"):
+        find_home()
+
+
+@pytest.mark.parametrize("url", ["foo bar", "http://hub", "nats://hub:port"])
+def test_an_address_that_is_none_is_not_saved(project: Path, url: str) -> None:
+    home = future_home(project)
+    init_home(home)
+    with pytest.raises(CallerError, match="not an address"):
+        join(home, join_file(project), url=url)
+    assert not home.hub_path.exists()
+    with pytest.raises(CallerError, match="not an address"):
+        join(home, join_file(project, url=url.replace(" ", "/")))
+    join(home, join_file(project))
+    with pytest.raises(CallerError, match="not an address"):
+        hub_in_force(home, url=url)
+
+
+def test_a_good_join_file_replaces_one_that_cannot_be_read(project: Path) -> None:
+    home = future_home(project)
+    init_home(home)
+    home.hub_path.write_text("{damaged")
+    assert join(home, join_file(project)).site == "clinic-a"
+    hub = load_hub(home)
+    assert hub is not None
+    assert hub.url == "nats://hub:4222"

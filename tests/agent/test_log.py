@@ -4,18 +4,21 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.agent.helpers import DRAFT, EXECUTION, environment, python, recorded, wait_until
 
 from cmf_agent.home import Home
-from cmf_agent.log import Log
+from cmf_agent.locking import LOCK_WAIT_S
+from cmf_agent.log import Log, TurnHeld
 from cmf_agent.reading import LogReader
 from cmf_agent.verify import verify
 from cmf_graph.database import connect
-from cmf_protocol.errors import CallerError, IntegrityError, StoreError
+from cmf_protocol.errors import CallerError, CmfError, IntegrityError, StoreError
 from cmf_protocol.events import Draft, Event, decode_event
 from cmf_protocol.types import metrics_recorded
 
@@ -28,6 +31,15 @@ log, number = Log(Path(sys.argv[1])), int(sys.argv[2])
 for at in range(int(sys.argv[3])):
     event = log.append([metrics_recorded(bytes(16), metrics={"writer": number, "at": at})])[0]
     print(event.event_id.hex(), flush=True)
+"""
+
+HOLDER = """
+import sys
+from fcntl import LOCK_EX, flock
+file = open(sys.argv[1])
+flock(file, LOCK_EX)
+print("held", flush=True)
+sys.stdin.readline()
 """
 
 
@@ -111,7 +123,7 @@ def test_threads_that_wait_share_one_commit_and_only_the_bad_draft_fails(home: H
         log.append([DRAFT])
         assert log._connection is not None
         log._connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
-        with log._turn:  # the threads queue up behind this
+        with log._alone():  # the threads queue up behind this
             futures = [pool.submit(log.append, [draft]) for draft in (DRAFT, DRAFT, bad, DRAFT, DRAFT, DRAFT)]
             wait_until(lambda: len(log._waiting) == 6)
         results = [future.exception(timeout=10) or future.result() for future in futures]
@@ -119,6 +131,63 @@ def test_threads_that_wait_share_one_commit_and_only_the_bad_draft_fails(home: H
     assert [isinstance(result, CallerError) for result in results] == [False, False, True, False, False, False]
     assert sorted(r[0].header.sequence for r in results if isinstance(r, list)) == [3, 4, 5, 6, 7]
     assert commits == ["COMMIT"]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_commit_that_fails_fails_for_every_caller_of_it(home: Home, count: int) -> None:
+    with Log(home.log_path) as log, ThreadPoolExecutor(6) as pool:
+        log.append([DRAFT])
+        assert log._connection is not None
+        log._connection.close()
+        with log._alone():
+            futures = [pool.submit(log.append, [DRAFT] * count) for _ in range(6)]
+            wait_until(lambda: len(log._waiting) == 6)
+        results = [future.exception(timeout=10) for future in futures]
+        assert all(isinstance(result, CmfError) for result in results), results
+        assert log.append([DRAFT])[0].header.sequence == 3
+
+
+def test_what_ends_a_commit_unexpectedly_is_an_error_for_every_caller_of_it(home: Home) -> None:
+    bad: Any = object()  # no draft at all: an AttributeError within the commit
+    with Log(home.log_path) as log, ThreadPoolExecutor(6) as pool:
+        log.append([DRAFT])
+        with log._alone():
+            futures = [pool.submit(log.append, [draft]) for draft in (DRAFT, DRAFT, bad, DRAFT)]
+            wait_until(lambda: len(log._waiting) == 4)
+        results = [future.exception(timeout=10) for future in futures]
+        assert [type(result) for result in results] == [StoreError] * 4
+        with pytest.raises(StoreError, match="object"):
+            log.append([bad])
+        assert log.append([DRAFT])[0].header.sequence == 3
+    assert not verify(home).problems
+
+
+def test_a_writer_that_was_stopped_is_named_and_the_log_goes_on_with_it(home: Home) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(home.lock_path)], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with Log(home.log_path) as log:
+        began = time.monotonic()
+        with pytest.raises(StoreError, match=r"another process holds .*log\.lock") as failure:
+            log.append([DRAFT])
+        assert LOCK_WAIT_S <= time.monotonic() - began < LOCK_WAIT_S + 5
+        assert "kill -CONT" in failure.value.hint
+        holder.communicate("\n")
+        assert log.append([DRAFT])[0].header.sequence == 2
+        assert log.append([DRAFT])[0].header.sequence == 3
+    assert not verify(home).problems
+
+
+def test_a_signal_handler_that_appends_is_told_instead_of_waiting_for_itself(home: Home) -> None:
+    with Log(home.log_path) as log:
+        with log._alone():  # as in the midst of an append
+            for drafts in ([DRAFT], [DRAFT, DRAFT]):
+                with pytest.raises(TurnHeld):
+                    log.append(drafts)
+            log.close()
+        assert log.append([DRAFT])[0].header.sequence == 2
 
 
 def test_sixteen_processes_lose_nothing_and_none_starves(home: Home) -> None:

@@ -56,3 +56,15 @@ def test_a_value_that_holds_itself_is_kept_as_text() -> None:
     loop.append(loop)
     found = fits(params={"loop": loop})
     assert list(found["lossy"].values()) == ["depth"]
+
+
+class Connection:
+    def __repr__(self) -> str:
+        return "Connection(password='hunter2', port=5432)"
+
+
+def test_a_text_that_stands_for_an_object_has_no_secrets() -> None:
+    shaped = shape(params={"db": Connection(), "all": [1, {"inner": Connection()}], "text": "plain"})
+    masked = "Connection(password='***', port=5432)"
+    assert shaped.space("params") == {"db": masked, "all": [1, {"inner": masked}], "text": "plain"}
+    assert set(shaped.lossy.values()) == {"repr"}

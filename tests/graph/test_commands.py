@@ -103,6 +103,21 @@ def test_show_and_lineage_print_for_people_and_for_programs(run: Run, berlin: Si
     assert run("lineage", "model.pkl", "--down", "--format", "dot").startswith("digraph")
 
 
+def test_show_says_each_thing_once_and_whole(run: Run, berlin: Site) -> None:
+    facts = {"command": ["python", "train.py", "-n", "3"], "user": "maria", "cpus": 4}
+    execution = berlin.run(makes={"model.pkl": md5("model")}, facts=facts, metrics={"auc": 0.123456789012})
+    berlin.record(t.note_added(("execution", execution), "looks good"))
+    lines = run("show", id_text(execution)[:13]).splitlines()
+    assert "command: python train.py -n 3" in lines
+    assert "  auc: 0.123456789012" in lines
+    assert [line for line in lines if "maria" in line] == ["user: maria"]
+    assert "  cpus: 4" in lines
+    assert any(line.startswith('  "looks good" (berlin, 20') for line in lines)
+    shown = run("show", "model.pkl").splitlines()
+    assert "produced by (1):" in shown
+    assert not any("used" in line for line in shown)
+
+
 def test_a_hub_can_add_its_sites(run: Run) -> None:
     assert json.loads(run("sites", "--json"))["items"][0]["name"] == "berlin"
     assert run("sites").splitlines()[1].startswith("berlin\t")

@@ -247,6 +247,16 @@ def test_the_last_step_wins_whatever_the_order_in_which_steps_were_recorded(worl
     assert only(world)["metrics"] == {"a": 0.5, "b": 1}
 
 
+def test_a_value_without_a_step_that_is_the_one_at_the_highest_step_has_that_step(world: World, berlin: Site) -> None:
+    run = berlin.run(status=None)
+    steps = [("a", "", [1, 2], [1.0, 0.5], [0, 0]), ("n", "", [3], [float("nan")], [0]), ("b", "", [4], [1.0], [0])]
+    berlin.record(t.metrics_recorded(run, steps=steps, metrics={"a": 0.5, "n": float("nan"), "b": 2.0, "c": 1}))
+    items = world.questions().metrics()["items"]
+    assert {item["name"]: (item["value"], item["step"]) for item in items} == {
+        "a": (0.5, 2), "n": ("NaN", 3), "b": (2.0, None), "c": (1, None),
+    }  # fmt: skip
+
+
 def test_facts_of_odd_forms_do_no_harm(world: World, berlin: Site) -> None:
     odd = {"stage": 5, "kind": 7, "team": [1], "name": {"a": 1}, "host": None, "git_commit": 3, "environment": 9}
     run = berlin.run(status=None, facts=odd)

@@ -4,7 +4,8 @@ from tests.support.logs import MadeLog
 from tests.support.store import ANA, BORIS, NOW_US, Store
 from tests.support.strategies import WALL_US
 
-from cmf_hub.sites import list_sites, rfc3339
+from cmf_graph.times import rfc3339
+from cmf_hub.sites import list_sites
 
 MINUTE_US = 60_000_000
 

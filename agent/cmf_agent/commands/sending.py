@@ -1,12 +1,15 @@
 """push."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cmf_agent.commands.options import AsJson, HubAddress
 from cmf_graph.console import print_warning
 from cmf_graph.output import print_json, print_text
+
+if TYPE_CHECKING:
+    from cmf_agent.push import PushReport
 
 #: The hub was reached, and some events were not confirmed in time (design, section 6).
 UNCONFIRMED_CODE = 3
@@ -42,6 +45,45 @@ def push(
     if as_json:
         print_json(counts)
     else:
-        print_text(", ".join(f"{count} {field}" for field, count in counts.items()))
+        print_text(push_text(report, dry_run=dry_run))
     if report.pending and not dry_run:
         raise typer.Exit(UNCONFIRMED_CODE)
+
+
+def push_text(report: "PushReport", *, dry_run: bool) -> str:
+    """Return what a push did, or would do, as people read it."""
+    return _would_send(report) if dry_run else _sent(report)
+
+
+def _would_send(report: "PushReport") -> str:
+    if not report.pending:
+        return "nothing to send: the hub has everything"
+    return f"would send {_events(report.pending)} in {_count(report.segments, 'segment')}, {_size(report.bytes)}"
+
+
+def _sent(report: "PushReport") -> str:
+    if report.pending:
+        confirmed = f"the hub has confirmed {_events(report.confirmed)}, " if report.confirmed else ""
+        return (
+            f"{confirmed}{_events(report.pending)} not confirmed yet ({_size(report.bytes)} sent): nothing is lost, "
+            "run `cmf-agent push` again, with a longer --timeout on a slow line"
+        )
+    if not report.confirmed and not report.sent:
+        return "nothing to send: the hub has everything"
+    every = "the event" if report.confirmed == 1 else f"all {report.confirmed} events"
+    return f"the hub has confirmed {every} ({_size(report.bytes)} sent)"
+
+
+def _events(count: int) -> str:
+    return _count(count, "event")
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GB", 1_000_000_000), ("MB", 1_000_000), ("KB", 1_000)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"

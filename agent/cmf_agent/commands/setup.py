@@ -44,6 +44,10 @@ def init(
         print_json({"home": str(home.path), "made": is_new, "site": joined})
         return
     print_text(f"made {home.path}" if is_new else f"{home.path} is there already; nothing changed")
+    if is_new:
+        print_text(
+            f"next: `cmf-agent run -p PIPELINE -s STAGE -- CMD`; keep a copy of {home.key_path.parent} elsewhere"
+        )
     if joined is not None:
         print_text(f"joined as {joined}; `cmf-agent push` sends what is recorded")
 

@@ -22,8 +22,8 @@ from cmf_agent.sources.masking import clean_url
 if TYPE_CHECKING:
     from git import Repo
 
-#: Longest diff kept as text, bytes; its digest covers all of it.
-DIFF_TEXT_BYTES_MAX = 16 << 20
+#: Longest diff kept as text, bytes, so that an event holds it; its digest covers all of it.
+DIFF_TEXT_BYTES_MAX = 200 << 10
 _CHUNK_BYTES = 1 << 20
 _ERROR_LENGTH_MAX = 200
 

@@ -9,7 +9,14 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-from cmf_agent.sources.masking import HEADERS_WITH_SCHEME, MASK, looks_secret, mask_text
+from cmf_agent.sources.masking import (
+    HEADERS_WITH_SCHEME,
+    MASK,
+    is_password_text,
+    is_secret_flag,
+    looks_secret,
+    mask_text,
+)
 
 #: Deeper values than this are masked whole: nobody nests so deep, but for a value that holds itself.
 DEPTH_MAX = 32
@@ -47,8 +54,13 @@ def mask_command(argv: Sequence[str]) -> list[str]:
     awaits_secret = False
     for word in argv:
         masked.append(MASK if awaits_secret and not word.startswith("--") else _mask_word(word))
-        awaits_secret = _is_flag(word) and looks_secret(word)
+        awaits_secret = _announces_secret(word)
     return masked
+
+
+def _announces_secret(word: object) -> bool:
+    """Say whether the word after this one is a secret."""
+    return isinstance(word, str) and _is_flag(word) and is_secret_flag(word)
 
 
 def _is_flag(word: str) -> bool:
@@ -57,7 +69,7 @@ def _is_flag(word: str) -> bool:
 
 def _mask_word(word: str) -> str:
     """Mask the whole value of `NAME=value` and `Name: value`, blanks included, else what is secret inside."""
-    if (assigned := _ASSIGNED.match(word)) and looks_secret(assigned["name"]):
+    if (assigned := _ASSIGNED.match(word)) and is_secret_flag(assigned["name"]):
         return assigned[0] + MASK
     header = _HEADER.match(word)
     if header and header["name"].lower() not in HEADERS_WITH_SCHEME and looks_secret(header["name"]):
@@ -75,9 +87,12 @@ def mask_mapping(values: Mapping[str, object]) -> dict[str, object]:
 
 def _mask_items(values: Mapping[str, object], depth: int) -> dict[str, object]:
     return {
-        name: MASK if looks_secret(str(name)) and not _is_harmless(value) else _mask_value(value, depth - 1)
-        for name, value in values.items()
+        name: MASK if _is_secret(str(name), value) else _mask_value(value, depth - 1) for name, value in values.items()
     }
+
+
+def _is_secret(name: str, value: object) -> bool:
+    return is_password_text(name, value) or (looks_secret(name) and not _is_harmless(value))
 
 
 def _is_harmless(value: object) -> bool:
@@ -93,10 +108,24 @@ def _mask_value(value: object, depth: int) -> object:
         return MASK
     if isinstance(value, Mapping):
         return _mask_items(value, depth)
-    items = [_mask_value(item, depth - 1) for item in value]
-    return items if isinstance(value, list) else _like(value, items)
+    if isinstance(value, list | tuple):
+        return _like(value, _mask_words(value, depth))
+    return _like(value, [_mask_value(item, depth - 1) for item in value])
+
+
+def _mask_words(values: Sequence[object], depth: int) -> list[object]:
+    """Mask what may be the words of a command, numbers among them."""
+    masked: list[object] = []
+    before: object = None
+    for value in values:
+        if _announces_secret(before) and not _is_harmless(value) and not str(value).startswith("--"):
+            masked.append(MASK)
+        else:
+            masked.append(_mask_word(value) if isinstance(value, str) else _mask_value(value, depth - 1))
+        before = value
+    return masked
 
 
 def _like(value: object, items: list[object]) -> object:
-    kind = next(kind for kind in (tuple, frozenset, set) if isinstance(value, kind))
+    kind = next(kind for kind in (list, tuple, frozenset, set) if isinstance(value, kind))
     return kind(items)

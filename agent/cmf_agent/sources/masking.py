@@ -23,6 +23,8 @@ _KEY_OWNER = re.compile(
 )
 #: With `pass` or `pwd`, what makes it a password; a forward pass and the working directory are none.
 _PASS_OWNER = re.compile("db|database|user|root|admin|smtp|ftp|proxy|http|mysql|postgres|pg|redis|mongo|ssh|my")
+#: As a flag always a password, elsewhere a forward pass or the working directory too.
+_PASS_NAMES = frozenset({"pass", "pwd", "pw"})
 #: A `token` is a secret unless a language model's vocabulary is meant: `pad_token`, `next_token`, `token_dim`.
 _VOCABULARY_BEFORE = re.compile(
     "pad|eos|bos|unk|mask|sep|cls|special|image|audio|start|end|stop|prefix|suffix|next|per|num|max|min|last|first|"
@@ -65,6 +67,12 @@ _SHAPES = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
     re.DOTALL,
 )
+#: A password between the semicolons of a connection string; alone, `PWD=` is a working directory.
+_CONNECTION = re.compile(
+    r"(?i)(;\s*+(?:pwd|pass|pw)\s*+=\s*+)[^;\"'\s]++|(?<![\w.-])((?:pwd|pass|pw)\s*+=\s*+)[^;\"'\s]++(?=;)"
+)
+#: A parameter of an address.
+_QUERY = re.compile(r"(?<=[?&])[\w.%-]++=[^&#\s\"'<>\\]++")
 _QUERY_SECRETS = frozenset({"sig", "signature", "key", "code", "token", "sas"})
 
 
@@ -82,7 +90,17 @@ def _is_secret_part(before: str, part: str, after: str) -> bool:
         return _KEY_OWNER.fullmatch(before) is not None
     if part in {"pass", "pwd"}:
         return _PASS_OWNER.fullmatch(before) is not None
-    return _SECRET_PART.fullmatch(part) is not None
+    return part.endswith(("password", "passwd")) or _SECRET_PART.fullmatch(part) is not None
+
+
+def is_secret_flag(word: str) -> bool:
+    """Say whether a secret follows the flag `word`, such as `--password`."""
+    return looks_secret(word) or (word.startswith("-") and word.lstrip("-").lower() in _PASS_NAMES)
+
+
+def is_password_text(name: str, value: object) -> bool:
+    """Say whether what is called `pass` or `pw` is a password: a text is, a number counts passes."""
+    return isinstance(value, str) and name.lower() in {"pass", "pw"}
 
 
 def mask_text(text: str) -> str:
@@ -90,6 +108,9 @@ def mask_text(text: str) -> str:
     text = _URL.sub(_masked_url, text)
     text = _AUTHORIZATION.sub(lambda match: f"{match[1]}{match[2] or ''}{MASK}", text)
     text = _BEARER.sub(lambda match: match[1] + MASK, text)
+    if "://" in text:
+        text = _QUERY.sub(lambda match: _clean_query_word(match[0]), text)
+    text = _CONNECTION.sub(lambda match: (match[1] or match[2]) + MASK, text)
     return _SHAPES.sub(MASK, _mask_named(text))
 
 
@@ -111,7 +132,7 @@ def _mask_named(text: str) -> str:
 def _announces_secret(name: str, separator: str) -> bool:
     if separator.isspace() and not name.startswith("--"):
         return False
-    return looks_secret(name) and name.lower().lstrip("-") not in HEADERS_WITH_SCHEME
+    return is_secret_flag(name) and name.lower().lstrip("-") not in HEADERS_WITH_SCHEME
 
 
 def clean_url(url: str) -> str:

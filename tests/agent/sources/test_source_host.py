@@ -33,7 +33,7 @@ SECRET_NAMES = """
 password PASSWORD db_password DbPassword passwd --passwd secret client-secret SECRET_KEY token
 HF_TOKEN authToken api_key apiKey APIKey apikey X-Api-Key OPENAI_API_KEY access_key
 AWS_SECRET_ACCESS_KEY private_key ssh.key credential credentials auth basic_auth bearer passphrase
-GITHUB_TOKEN_RO db.password DB_PASS mysql_pwd
+GITHUB_TOKEN_RO db.password DB_PASS mysql_pwd PGPASSWORD MYPASSWD rootpassword
 """
 
 
@@ -45,7 +45,7 @@ def test_a_secret_name_is_recognised(name: str) -> None:
 ORDINARY_NAMES = """
 author authors authority tokenizer tokenizer_path max_tokens num_tokens tokens keyboard monkey key
 keys public_key sort_key primary_key keypoints pad_token eos_token pad_token_id token_type_ids
-token_dim secretary passes n_pass forward_pass compass PWD pwd bypass lr
+token_dim secretary passes n_pass forward_pass compass bypass lr
 """
 
 
@@ -201,3 +201,47 @@ def test_masking_what_is_masked_changes_nothing(argv: list[str]) -> None:
     once = mask_command(argv)
     assert len(once) == len(argv)
     assert mask_command(once) == once
+
+
+@pytest.mark.parametrize(
+    ("argv", "masked"),
+    [
+        (["--pass", "x"], ["--pass", "***"]),
+        (["--pass=x"], ["--pass=***"]),
+        (["--pwd", "x"], ["--pwd", "***"]),
+        (["-pw", "x"], ["-pw", "***"]),
+        (["bash", "-c", "PGPASSWORD=hunter2 psql"], ["bash", "-c", "PGPASSWORD=***"]),
+        (["bash", "-c", "cd /x && PGPASSWORD=hunter2 psql -w"], ["bash", "-c", "cd /x && PGPASSWORD=*** psql -w"]),
+        (["PWD=/home/x", "pwd=/home/x"], ["PWD=/home/x", "pwd=/home/x"]),
+    ],
+)
+def test_short_names_of_passwords_are_secret_as_flags(argv: list[str], masked: list[str]) -> None:
+    assert mask_command(argv) == masked
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("Server=a;Uid=sa;Pwd=hunter2;Database=b", "Server=a;Uid=sa;Pwd=***;Database=b"),
+        ("Pwd=hunter2;Server=a", "Pwd=***;Server=a"),
+        ("Server=a; PWD = hunter2", "Server=a; PWD = ***"),
+        ("run --pass hunter2 now", "run --pass *** now"),
+        ("the forward pass: 3, pwd=/home", "the forward pass: 3, pwd=/home"),
+        ("https://x.blob/a?sv=1&sig=aB%2F&se=2", "https://x.blob/a?sv=1&sig=***&se=2"),
+        (
+            "get https://s3/a?X-Amz-Signature=ab12&X-Amz-Date=1 now",
+            "get https://s3/a?X-Amz-Signature=***&X-Amz-Date=1 now",
+        ),
+    ],
+)
+def test_secrets_inside_texts_are_masked(text: str, masked: str) -> None:
+    assert mask_text(text) == masked
+    assert mask_text(masked) == masked
+
+
+def test_lists_of_words_are_masked_as_commands() -> None:
+    values = {"args": ["--password", "hunter2", "-n", 3], "deep": [("--token", 12345)], "pass": "text", "pw": "x"}
+    assert mask_mapping(values) == {
+        "args": ["--password", "***", "-n", 3], "deep": [("--token", "***")], "pass": "***", "pw": "***",
+    }  # fmt: skip
+    assert mask_mapping({"pass": 3, "pwd": "/home/x"}) == {"pass": 3, "pwd": "/home/x"}
