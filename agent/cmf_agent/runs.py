@@ -38,7 +38,8 @@ from cmf_agent.sources.masking import mask_text
 from cmf_agent.steps import Number, StepBuffer, as_number, check_metric_name, flush_all
 from cmf_graph.content.files import Content, hash_path
 from cmf_graph.content.memory import DigestMemory
-from cmf_protocol.errors import CallerError, CmfError
+from cmf_graph.database import store_errors
+from cmf_protocol.errors import CallerError, CmfError, StoreError
 from cmf_protocol.events import Draft
 from cmf_protocol.types import (
     ARTIFACT_PRODUCED,
@@ -230,7 +231,7 @@ class Run(Forkable):
         `kind` is one of `types.KINDS`; `name` is by default the path from the project's root; `progress` gets the
         number of bytes just read. Raises `CallerError` if it can't be read.
         """
-        return self._artifact(ARTIFACT_USED, Path(path), Described(kind, name, properties), progress)
+        return self._artifact(ARTIFACT_USED, path, Described(kind, name, properties), progress)
 
     def output(
         self,
@@ -242,7 +243,7 @@ class Run(Forkable):
         progress: Progress | None = None,
     ) -> Content:
         """Record the file or folder at `path` as produced; the rest as for `input`."""
-        return self._artifact(ARTIFACT_PRODUCED, Path(path), Described(kind, name, properties), progress)
+        return self._artifact(ARTIFACT_PRODUCED, path, Described(kind, name, properties), progress)
 
     def log_model(
         self,
@@ -253,7 +254,7 @@ class Run(Forkable):
         progress: Progress | None = None,
     ) -> Content:
         """Record the file or folder at `path` as a model that this run produced."""
-        return self._artifact(ARTIFACT_PRODUCED, Path(path), Described("model", name, properties), progress)
+        return self._artifact(ARTIFACT_PRODUCED, path, Described("model", name, properties), progress)
 
     def params(self, values: Mapping[str, object] | None = None, /, **more: object) -> None:
         """Record parameters; what looks secret by its name is recorded as `***`."""
@@ -353,14 +354,21 @@ class Run(Forkable):
         except CmfError:
             return  # it is recorded once more by the next run
 
-    def _artifact(self, type_: str, path: Path, described: Described, progress: Progress | None) -> Content:
+    def _artifact(self, type_: str, named: PathLike, described: Described, progress: Progress | None) -> Content:
         described.check()
+        path = _path(named)
         self._ensure_started()
         content = hash_path(path, memory=self._memory, progress=progress)
         if self.home is not None:
             root = self.home.root
             self._record(usage_draft(type_, self.execution, content, path=path, root=root, described=described))
         return content
+
+
+def _path(named: PathLike) -> Path:
+    if not os.fspath(named):
+        raise CallerError("'' is not the path of a file or folder", "is a variable empty? '.' is the folder itself")
+    return Path(named)
 
 
 def describe(pipeline: str, stage: str | None = None, /, **properties: object) -> None:
@@ -395,11 +403,13 @@ def _home_or_warning(home: PathLike | None, *, strict: bool) -> Home | None:
     try:
         if home is None:
             return find_home()
-        found = home_at(Path(home).absolute(), Path.cwd())
-        if not found.path.is_dir():
+        with store_errors(os.fspath(home)):  # a working directory that is gone, a folder that may not be looked into
+            found = home_at(Path(home).absolute(), Path.cwd())
+            exists = found.path.is_dir()
+        if not exists:
             raise CallerError(f"{found.path} does not exist", "run `cmf-agent init` to make it")
         return found
-    except CallerError as error:
+    except (CallerError, StoreError) as error:
         if strict:
             raise
         say(f"WARNING: NOTHING of this run is recorded: {error} ({error.hint})")

@@ -142,7 +142,11 @@ def _parent_id(custody: Custody, branch: int) -> bytes | None:
 def import_bundle(data: DataFolder, file: Path) -> dict[str, Any]:
     """Bring the segments of a bundle in, carried by the operator; return what became of them."""
     with store_errors(file):
-        segments = decode_bundle(file.read_bytes())
+        content = file.read_bytes()
+    try:
+        segments = decode_bundle(content)
+    except PeerError as error:
+        raise type(error)(f"{file}: {error}", "nothing of it was taken; have it made and carried again") from error
     custody = open_custody(data)
     total: dict[str, Any] = {"segments": len(segments), "admitted": 0, "duplicates": 0, "parked": 0, "refused": []}
     start = 0

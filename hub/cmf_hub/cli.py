@@ -29,6 +29,24 @@ app.add_typer(site_app, name="site")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(query_app, name="query")
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print_text(f"cmf-hub {version('cmf-sync')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """The hub: one lineage graph of all sites."""
+
+
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="The hub's data folder [default: $CMF_HUB_DATA, then the platform's]")
 ]

@@ -140,7 +140,7 @@ class Registry:
             if row is None or row[0] is None or not hmac.compare_digest(row[0], _hash(token)):
                 raise AccessDenied(
                     f"the join token of {site} was used already, or is wrong",
-                    "ask for a new enrolment: cmf-hub site add",
+                    "have the hub's operator enrol it under another name: cmf-hub site add NAME -o FILE",
                 )
             self._bind(site, key, now_us)
             self._connection.execute("UPDATE sites SET token_hash = NULL WHERE name = ?", (site,))

@@ -102,3 +102,9 @@ def test_secrets_in_the_text_of_an_exception_are_masked(home: Home) -> None:
     message = only(home, "execution.finished")[1]["error"]["message"]
     assert "hunter2" not in message
     assert message.startswith("can't reach postgres://maria:***@db")
+
+
+@pytest.mark.parametrize("call", ["input", "output", "log_model"])
+def test_an_empty_path_is_not_the_whole_project(home: Home, call: str) -> None:
+    with cmf.run("p", "s") as run, pytest.raises(CallerError, match="not the path"):
+        getattr(run, call)("")
