@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cmf_agent.home import Home
@@ -68,15 +68,8 @@ class PushReport:
     warnings: list[str] = field(default_factory=list)
 
 
-def push(
-    home: Home,
-    hub: HubFile,
-    *,
-    timeout_s: float,
-    dry_run: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> PushReport:
-    """Replay what is not confirmed, for at most `timeout_s` seconds; `progress` gets (confirmed, all) events.
+def push(home: Home, hub: HubFile, *, timeout_s: float, dry_run: bool = False) -> PushReport:
+    """Replay what is not confirmed, for at most `timeout_s` seconds.
 
     Raises `HubUnreachable` or `AccessDenied` if no hub was reached, `StoreError` while another push runs; events that are unconfirmed
     at the end are `pending` in the report.
@@ -87,25 +80,23 @@ def push(
             raise StoreError("another push of this site is running", "wait until it is done; it pushes your events too")
         stack.callback(lock.close)
         outbox = stack.enter_context(Outbox(home.log_path))
-        pushing = _Push(home, hub, outbox, progress or (lambda _done, _all: None))
+        pushing = _Push(home, hub, outbox)
         if dry_run:
             return pushing.estimate()
         return asyncio.run(pushing.run(timeout_s))
 
 
 class _Push:
-    def __init__(self, home: Home, hub: HubFile, outbox: Outbox, progress: Callable[[int, int], None]) -> None:
+    def __init__(self, home: Home, hub: HubFile, outbox: Outbox) -> None:
         self._home = home
         self._hub = hub
         self._outbox = outbox
-        self._progress = progress
         self._signer: Signer = read_signer(home.key_path)
         self._heads = {log_id: outbox.head(log_id) for log_id in outbox.logs()}
         self._machine = PushMachine(outbox.event_id)
         self._signed: dict[Cut, SignedCut] = {}
         self._published: dict[bytes, int] = {}
         self._news = asyncio.Event()
-        self._before = 0
         self._asked: list[bytes] = []
         self.report = PushReport(hub=hub.url)
 
@@ -136,7 +127,6 @@ class _Push:
         try:
             await link.subscribe(f"cmf.v1.confirm.{self._hub.site}", self._on_confirm)
             await self._say_hello(link, deadline, first=True)
-            self._before = sum(self._machine.confirmed.values())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     await self._send_all(link)
@@ -229,7 +219,6 @@ class _Push:
             return
         self.report.confirmed += self._confirm(confirm.confirmed)
         self.report.refused += [r for r in confirm.refused if self._is_final(r)]
-        self._progress(sum(self._machine.confirmed.values()), sum(s for s, _ in self._heads.values()))
         self._news.set()
 
     def _is_final(self, refusal: Refusal) -> bool:

@@ -30,7 +30,6 @@ from cmf_protocol.errors import CallerError
 
 logger = logging.getLogger("cmf_hub")
 
-DEFAULT_NATS = "127.0.0.1:4222"
 CHILD_END_S = 10.0
 PROJECTOR_RESTART_S = 1.0
 

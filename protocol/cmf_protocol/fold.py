@@ -134,7 +134,6 @@ _IDS: dict[str, Callable[[object], bool]] = {
     "execution": _is_execution,
     "artifact": t.is_content_id,
 }
-NODE_KINDS = tuple(_IDS)
 
 
 def is_node(node: Node) -> bool:
