@@ -190,8 +190,10 @@ class _Push:
         known = {log_id: self._outbox.confirmed(self._hub.hub_id, log_id) for log_id in self._asked}
         for log_id in self._heads.keys() - known.keys():  # not asked about: what was confirmed earlier counts
             self._machine.confirmed.setdefault(log_id, self._known(log_id))
-        self._confirm(answer.confirmed)
-        if first:
+        moved = self._confirm(answer.confirmed)
+        if not first:
+            self.report.confirmed += moved
+        else:
             for log_id, before in known.items():
                 held = self._machine.confirmed.get(log_id, 0)
                 if before is not None and before[0] > held:  # the hub holds less than it said: it was restored
