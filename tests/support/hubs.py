@@ -103,7 +103,7 @@ class Hub:
 
     def pids(self, word: str) -> list[int]:
         """Return the processes on the folder whose command line has `word` in it."""
-        return [process.pid for process in processes_of(self.folder) if word in " ".join(process.cmdline())]
+        return [process.pid for process, command in processes_of(self.folder).items() if word in command]
 
     # -- commands ------------------------------------------------------------------------------------------------------
 

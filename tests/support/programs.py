@@ -47,9 +47,12 @@ def until(condition: Callable[[], object], what: str, limit_s: float = 30.0) -> 
         time.sleep(0.002)
 
 
-def processes_of(folder: Path) -> list[psutil.Process]:
-    """Return the hub's processes that work on a folder: the hub, its nats-server, its projector."""
-    found = []
+def processes_of(folder: Path) -> dict[psutil.Process, str]:
+    """Return the hub's processes that work on a folder (the hub, its nats-server, its projector) and their command lines.
+
+    A process may end at any moment: what is asked of it is asked here, once.
+    """
+    found = {}
     for process in psutil.process_iter():
         try:
             words = process.cmdline()
@@ -59,7 +62,7 @@ def processes_of(folder: Path) -> list[psutil.Process]:
             continue
         is_ours = any(word.endswith(("/cmf-hub", "nats-server", "cmf_hub.projector")) for word in words)
         if is_ours and any(word == str(folder) or word.startswith(f"{folder}/") for word in words):
-            found.append(process)
+            found[process] = " ".join(words)
     return found
 
 

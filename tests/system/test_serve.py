@@ -39,7 +39,7 @@ def test_the_ready_file_says_where_the_hub_is_and_goes_with_it(tmp_path: Path) -
         children = processes_of(hub.folder)
         assert len(children) == 3  # the hub, its nats-server, its projector
         assert hub.stop() == 0
-        assert processes_of(hub.folder) == []
+        assert not processes_of(hub.folder)
         assert not hub.ready_file.exists()
         status = hub.ask("status")
         assert (status["serving"], status["nats"], status["pid"]) == (False, None, None)
@@ -54,7 +54,7 @@ def test_a_stop_while_sites_push_is_clean_and_the_push_goes_on_after_the_next_st
     pushing = ana.start_push()
     until(lambda: hub.events() > 0 or pushing.poll() is not None, "the push to arrive")
     assert hub.stop() == 0
-    assert processes_of(hub.folder) == []
+    assert not processes_of(hub.folder)
     hub.start()
     out, err = pushing.communicate(timeout=60)
     assert pushing.returncode == 0, err
@@ -76,7 +76,7 @@ def test_two_hubs_on_one_port_the_second_is_refused_and_leaves_nothing(shared_hu
     assert done.returncode == 2
     assert f"{shared_hub.address} is in use by another program" in done.stderr
     assert "--nats" in done.stderr
-    assert processes_of(tmp_path / "two") == []
+    assert not processes_of(tmp_path / "two")
     assert len(processes_of(shared_hub.folder)) == 3
 
 
@@ -86,7 +86,7 @@ def test_off_loopback_is_refused(tmp_path: Path, address: str) -> None:
     assert done.returncode == 2
     assert "no TLS yet" in done.stderr
     assert "SSH tunnel" in done.stderr
-    assert processes_of(tmp_path / "hub") == []
+    assert not processes_of(tmp_path / "hub")
 
 
 @pytest.mark.parametrize("address", ["", "4222", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:²"])
@@ -139,7 +139,7 @@ def test_a_part_of_the_hub_that_dies_is_started_again(hub: Hub, site: MakeSite, 
     assert ana.push()["pending"] == 0
     assert hub.digest() == folded(tmp_path / "graph.db", [ana])
     assert hub.stop() == 0
-    assert processes_of(hub.folder) == []
+    assert not processes_of(hub.folder)
 
 
 def test_a_hub_restored_from_an_old_copy_is_noticed_and_filled_again(hub: Hub, site: MakeSite, tmp_path: Path) -> None:
