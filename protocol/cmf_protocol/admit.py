@@ -1,8 +1,9 @@
 """The hub's decision on a segment (protocol/README.md, section 7). Pure: what is held and who is enrolled are arguments.
 
-Theory of operation: a segment that decodes has a chain that holds, so one known event in it decides all events before it. Admit
-therefore asks for two places only: that of its last event (held: duplicate) and that of the one before its first
-(missing: parked); what lies between is compared event by event only where a branch goes on beyond that place.
+Theory of operation: a segment that decodes has a chain that holds, so all that admit asks of the store is which of its events are
+missing (none: duplicate) and the place of the event before these (missing too: parked). Where nothing was lost, one held event in it
+decides all events before it. Beyond a gap that was accepted events are held although those before them are not: a segment that
+spans it brings what is missing in several runs, of which one is admitted at a time.
 A body is authentic by the hash in a header that is held, whoever brings it: supplying one needs no right.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from cmf_protocol.events import Event
+from cmf_protocol.gaps import goes_on_from
 from cmf_protocol.segments import Segment
 from cmf_protocol.types import LOG_OPENED
 
@@ -22,14 +24,25 @@ class Place(NamedTuple):
     key: bytes
 
 
+class Acceptance(NamedTuple):
+    """A held acceptance of a gap: `before` is the place of the held event that it names, `key` that of the tree that it stands in."""
+
+    before_id: bytes
+    before: Place
+    key: bytes
+
+
 class Held(Protocol):
     """What admit asks of the event store."""
 
     def find(self, log_id: bytes, sequence: int, event_id: bytes) -> Place | None:
         """Return the place of this event, or None if it is not held."""
 
-    def held_prefix(self, events: Sequence[Event]) -> int:
-        """Return how many of these chained events, from the first on, are held."""
+    def missing(self, events: Sequence[Event]) -> tuple[int, int]:
+        """Return where the first run of these chained events that are not held begins and ends; both are their number if all are."""
+
+    def acceptances(self, after: Event) -> Sequence[Acceptance]:
+        """Return what accepts a gap right before this event, as far as the event that it goes on from is held in the same log."""
 
     def lacks_bodies(self, events: Sequence[Event]) -> bool:
         """Tell if the body that one of these held events brings is not held."""
@@ -40,6 +53,7 @@ class Enrolled(NamedTuple):
 
     site: str
     revoked: bool
+    may_operate: bool = False
 
 
 class Registry(Protocol):
@@ -53,9 +67,13 @@ class Registry(Protocol):
 
 
 class Admit(NamedTuple):
-    """Store `segment.events[skip:]` after the event at `parent`, or as a new tree if that is None."""
+    """Store `segment.events[skip:stop]` after the event at `parent`, or as a new tree if that is None.
+
+    The event at `stop` is held, if there is one: then what follows has to be decided on anew.
+    """
 
     skip: int
+    stop: int
     parent: Place | None
     site: str
 
@@ -93,18 +111,29 @@ def admit(segment: Segment, carrier: str | None, held: Held, registry: Registry)
     statement = segment.statement
     if not segment.signature_holds():
         return Refused("signature", "the signature does not verify with the key that the segment names")
-    last = held.find(statement.log_id, statement.last_sequence, statement.last_id)
-    if last is not None:
-        return Supply(last) if held.lacks_bodies(segment.events) else Duplicate(last)
+    skip, stop = held.missing(segment.events)
+    if skip == stop:
+        return _duplicate(segment, held)
     enrolled = _authorised(statement.key, carrier, registry)
     if isinstance(enrolled, Refused):
         return enrolled
     if statement.previous is None:
-        return _admit_root(segment, enrolled.site, held)
-    place = held.find(statement.log_id, statement.first_sequence - 1, statement.previous)
+        refused = _wrong_root(segment)
+        if refused is not None or skip == 0:
+            return refused or Admit(0, stop, None, enrolled.site)
+    place = _place_before(segment, skip, held, registry)
     if place is None:
         return Parked(enrolled.site)
-    return _admit_after(segment, place, enrolled.site, held)
+    if place.key != statement.key:
+        return Refused("wrong-key", "the log that this segment continues belongs to another key")
+    return Admit(skip, stop, place, enrolled.site)
+
+
+def _duplicate(segment: Segment, held: Held) -> Duplicate | Supply:
+    statement = segment.statement
+    place = held.find(statement.log_id, statement.last_sequence, statement.last_id)
+    assert place is not None, "nothing is missing"
+    return Supply(place) if held.lacks_bodies(segment.events) else Duplicate(place)
 
 
 def _authorised(key: bytes, carrier: str | None, registry: Registry) -> Enrolled | Refused:
@@ -118,22 +147,28 @@ def _authorised(key: bytes, carrier: str | None, registry: Registry) -> Enrolled
     return enrolled
 
 
-def _admit_root(segment: Segment, site: str, held: Held) -> Decision:
+def _wrong_root(segment: Segment) -> Refused | None:
     root = segment.events[0]
-    if root.header.type != LOG_OPENED or root.header.about != (("key", segment.statement.key),):
-        return Refused("root", "a log begins with log.opened, which names the key that signs the segment")
-    place = held.find(root.header.log_id, 1, root.event_id)
-    if place is None:
-        return Admit(0, None, site)
-    return _admit_after(segment, place, site, held)
+    if root.header.type == LOG_OPENED and root.header.about == (("key", segment.statement.key),):
+        return None
+    return Refused("root", "a log begins with log.opened, which names the key that signs the segment")
 
 
-def _admit_after(segment: Segment, place: Place, site: str, held: Held) -> Decision:
-    if place.key != segment.statement.key:
-        return Refused("wrong-key", "the log that this segment continues belongs to another key")
-    skip = held.held_prefix(segment.events)
-    if skip == 0:
-        return Admit(0, place, site)
-    before = segment.events[skip - 1]
-    parent = held.find(before.header.log_id, before.header.sequence, before.event_id)
-    return Admit(skip, parent, site)
+def _place_before(segment: Segment, skip: int, held: Held, registry: Registry) -> Place | None:
+    """Return the place of the event before `segment.events[skip]`, None if it is missing and nobody may say that it is lost."""
+    statement = segment.statement
+    if skip > 0:
+        before = segment.events[skip - 1]
+        return held.find(statement.log_id, before.header.sequence, before.event_id)
+    place = held.find(statement.log_id, statement.first_sequence - 1, statement.previous or b"")
+    return place or _place_before_gap(segment, held, registry)
+
+
+def _place_before_gap(segment: Segment, held: Held, registry: Registry) -> Place | None:
+    accepted = [each for each in held.acceptances(segment.events[0]) if each.before.key == segment.statement.key]
+    signers = [registry.site_of(each.key) for each in accepted]
+    if not any(site is not None and site.may_operate and not site.revoked for site in signers):
+        return None
+    places = {(each.before.sequence, each.before_id): each.before for each in accepted}
+    nearest = goes_on_from(segment.statement.first_sequence, places)
+    return None if nearest is None else places[nearest]

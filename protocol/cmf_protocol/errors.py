@@ -8,7 +8,7 @@
     │   └── IntegrityError          a digest, a chain or a signature does not hold
     └── LinkError                 the way to the hub                                  exit 4
         ├── HubUnreachable          nobody answers there
-        ├── AccessDenied            the hub's server refuses this login or subject
+        ├── AccessDenied            the hub's server refuses this login or subject, or can't be trusted
         └── BackPressure            the hub's buffer is full: wait, nothing is lost
 
 Rules
@@ -63,7 +63,7 @@ class HubUnreachable(LinkError):
 
 
 class AccessDenied(LinkError):
-    """The hub's server refuses this login or subject."""
+    """The hub's server refuses this login or subject, or can't be trusted."""
 
 
 class BackPressure(LinkError):

@@ -193,6 +193,10 @@ def _is_bin32(value: Value) -> bool:
     return type(value) is bytes and len(value) == 32
 
 
+def _is_bin16(value: Value) -> bool:
+    return type(value) is bytes and len(value) == 16
+
+
 def _is_ids(value: Value) -> bool:
     return type(value) is tuple and all(_is_bin32(item) for item in value)
 
@@ -272,10 +276,15 @@ _SHAPES: dict[str, _Shape] = {
     t.NOTE_ADDED: _Shape(_any_one, {"text": _is_text}, ("text",)),
     t.RETRACTED: _Shape(_nodes, {"reason": _is_text, "event": _is_bin32}, ("reason",), "event"),
     t.UNRETRACTED: _Shape(_nodes, {"retraction": _is_bin32, "reason": _is_text}, ("retraction",)),
+    t.GAP_ACCEPTED: _Shape(
+        _one("key"),
+        {"log": _is_bin16, "before": _is_bin32, "after": _is_bin32, "reason": _is_text},
+        ("log", "before", "after"),
+    ),
 }
 TYPES = tuple(_SHAPES)
 #: Types whose events can't be unsaid (README, section 8).
-ALWAYS_SAID = frozenset((t.LOG_OPENED, t.RETRACTED, t.UNRETRACTED))
+ALWAYS_SAID = frozenset((t.LOG_OPENED, t.RETRACTED, t.UNRETRACTED, t.GAP_ACCEPTED))
 
 
 # -- what a said event states of one node ----------------------------------------------------------------------------

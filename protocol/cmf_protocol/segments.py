@@ -7,7 +7,6 @@ Rules
 """
 
 from collections.abc import Iterator, Sequence
-from hashlib import sha256
 from typing import NamedTuple
 
 import msgpack
@@ -163,34 +162,3 @@ def _check_chain(statement: Statement, events: Sequence[Event]) -> None:
         previous, sequence = event.event_id, sequence + 1
     if (sequence - 1, previous) != (statement.last_sequence, statement.last_id):
         raise IntegrityError(f"a segment of log {log_id.hex()} does not end where its statement says")
-
-
-# -- bundles (README, section 11) ----------------------------------------------------------------------------------
-
-BUNDLE_MAGIC = b"CMFBNDL1"
-
-
-def encode_bundle(segments: Sequence[bytes]) -> bytes:
-    """Return a bundle file of these segments."""
-    parts = [BUNDLE_MAGIC]
-    for segment in segments:
-        parts += [len(segment).to_bytes(4, "big"), segment]
-    parts += [bytes(4), len(segments).to_bytes(4, "big")]
-    content = b"".join(parts)
-    return content + sha256(content).digest()
-
-
-def decode_bundle(data: bytes) -> list[bytes]:
-    """Return the segments of a bundle; raise `DecodeError` if it is none, `IntegrityError` if it was cut or altered."""
-    if not data.startswith(BUNDLE_MAGIC):
-        raise DecodeError("this file is not a bundle")
-    content, digest = data[:-32], data[-32:]
-    if len(data) < len(BUNDLE_MAGIC) + 40 or sha256(content).digest() != digest:
-        raise IntegrityError("this bundle was cut or altered")
-    segments, at = [], len(BUNDLE_MAGIC)
-    while length := int.from_bytes(content[at : at + 4], "big"):
-        segments.append(content[at + 4 : at + 4 + length])
-        at += 4 + length
-    if content[at + 4 :] != len(segments).to_bytes(4, "big"):
-        raise IntegrityError("this bundle's end does not fit its content")
-    return segments

@@ -14,6 +14,7 @@ SEGMENT_TAG = b"cmf-sync segment v1\0"
 SUCCESSION_TAG = b"cmf-sync succession v1\0"
 HELLO_TAG = b"cmf-sync hello v1\0"
 KEY_BYTES = 32
+SEED_BYTES = 32
 SIGNATURE_BYTES = 64
 
 

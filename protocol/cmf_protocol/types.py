@@ -28,6 +28,7 @@ TAG_REMOVED: Final = "tag.removed"
 NOTE_ADDED: Final = "note.added"
 RETRACTED: Final = "record.retracted"
 UNRETRACTED: Final = "record.unretracted"
+GAP_ACCEPTED: Final = "gap.accepted"
 
 STATUSES: Final = ("finished", "interrupted", "failed")
 KINDS: Final = ("dataset", "model", "metrics", "slice", "label", "environment", "other")
@@ -218,3 +219,11 @@ def unretracted(about: tuple[Node, ...], retraction: bytes, *, reason: str | Non
     if reason:
         body["reason"] = reason
     return Draft(UNRETRACTED, about, body)
+
+
+def gap_accepted(key: bytes, log_id: bytes, before: bytes, after: bytes, *, reason: str | None = None) -> Draft:
+    """Draft that what is missing between two events of `key`'s log is lost: `before` and `after` are the ids of these events."""
+    body: dict[str, Value] = {"after": after, "before": before, "log": log_id}
+    if reason:
+        body["reason"] = reason
+    return Draft(GAP_ACCEPTED, (("key", key),), body)

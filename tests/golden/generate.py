@@ -18,18 +18,22 @@ from typing import Any
 
 import zstandard
 from tests.support.branches import graph_of
+from tests.support.bundles import bundle_of
 from tests.support.strategies import make_event
 
 from cmf_protocol.encoding import decode, encode, to_json
 from cmf_protocol.errors import PeerError
 from cmf_protocol.events import Draft, Event, Head, Node, decode_body, head_of, make_events
 from cmf_protocol.fold import Unfolded, read
-from cmf_protocol.segments import encode_bundle, encode_segment, sign_segment, statement_of
+from cmf_protocol.messages import Refusal
+from cmf_protocol.receipts import sign_receipt
+from cmf_protocol.segments import encode_segment, sign_segment, statement_of
 from cmf_protocol.signing import Signer, sign_succession
 
 FOLDER = Path(__file__).parent / "v1"
 WALL_US = 1_700_000_000_123_456
 FIRST, SECOND = Signer(b"\x01" * 32), Signer(b"\x02" * 32)
+HUB, HUB_SIGNER = b"\xb1" * 16, Signer(b"\x0b" * 32)
 LOG, NEXT_LOG = b"\xa1" * 16, b"\xa2" * 16
 EXECUTION = bytes.fromhex("018bcfe568007abc8def0123456789ab")
 TRAIN: Node = ("stage", ("día", "train"))
@@ -136,6 +140,14 @@ DRAFTS: dict[str, tuple[Draft, Draft]] = {
         Draft("record.unretracted", (("artifact", MODEL),), {"retraction": _AN_ID}),
         Draft("record.unretracted", (("artifact", MODEL), _X), {"reason": "right after all", "retraction": _AN_ID}),
     ),
+    "gap.accepted": (
+        Draft("gap.accepted", (("key", SECOND.public_key),), {"after": _AN_ID, "before": _AN_ID, "log": NEXT_LOG}),
+        Draft(
+            "gap.accepted",
+            (("key", SECOND.public_key),),
+            {"after": _AN_ID, "before": _AN_ID, "log": NEXT_LOG, "reason": "the disk burnt"},
+        ),
+    ),
 }
 
 
@@ -190,7 +202,7 @@ def history() -> list[Event]:
     said = [
         DRAFTS[type_][1]
         for type_ in DRAFTS
-        if type_ not in ("log.opened", "tag.removed", "record.retracted", "record.unretracted")
+        if type_ not in ("log.opened", "tag.removed", "record.retracted", "record.unretracted", "gap.accepted")
     ]
     trunk = root + chain(head_of(root[0]), said, salt=410)
     used = next(event for event in trunk if event.header.type == "artifact.used")
@@ -205,6 +217,17 @@ def history() -> list[Event]:
     after = [opened, DRAFTS["execution.finished"][0], DRAFTS["note.added"][0]]
     successor = chain(Head(NEXT_LOG, 0, None, None), after, salt=460)
     return [*trunk, *left, *right, *successor[:2], successor[2]._replace(body=None)]
+
+
+def holed() -> tuple[list[Event], list[Event]]:
+    """Return a log of eight events that change one value again and again, and one that accepts that the fourth to sixth of it are lost."""
+    updates = [Draft("execution.updated", (_X,), {"params": {"lr": float(at)}}) for at in range(2, 9)]
+    log = chain(
+        Head(NEXT_LOG, 0, None, None), [Draft("log.opened", (("key", SECOND.public_key),), {}), *updates], salt=500
+    )
+    gap = {"after": log[6].event_id, "before": log[2].event_id, "log": NEXT_LOG, "reason": "the disk burnt"}
+    accepting = [DRAFTS["log.opened"][1], Draft("gap.accepted", (("key", SECOND.public_key),), gap)]
+    return log, chain(Head(LOG, 0, None, None), accepting, salt=510)
 
 
 def segment(name: str, what: str, run: Sequence[Event], head: Event, signer: Signer) -> dict[str, Any]:
@@ -248,6 +271,26 @@ def _readable(body: bytes | None) -> dict[str, Any] | None:
         return None
 
 
+def receipt(held: Sequence[Event]) -> dict[str, Any]:
+    """Return the golden file of what a hub says that holds these events, and refused what came after them."""
+    header, last_id = held[-1].header, held[-1].event_id
+    confirmed = ((LOG, held[0].header.sequence, held[0].event_id), (header.log_id, header.sequence, last_id))
+    refused = (
+        Refusal(LOG, 7, _AN_ID, "revoked", "the site día is revoked"),
+        Refusal(b"", 0, b"", "malformed", "no segment"),
+    )
+    data = sign_receipt(
+        HUB_SIGNER, hub_id=HUB, incarnation=b"\xb2" * 16, time_us=WALL_US, confirmed=confirmed, refused=refused
+    )
+    return {
+        "what": "what a hub holds of two logs, and what it refused",
+        "receipt": data.hex(),
+        "confirmed": len(confirmed),
+        "refused": len(refused),
+        "decoded": to_json(decode(data[8:])),
+    }
+
+
 def files() -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (name, content) of every golden file."""
     for name, (what, event) in events().items():
@@ -264,25 +307,36 @@ def files() -> Iterator[tuple[str, dict[str, Any]]]:
     for name, what, run, head, signer in runs:
         made.append(segment(name, what, run, head, signer))
         yield name, made[-1]
-    bundle = encode_bundle([bytes.fromhex(each["segment"]) for each in made])
+    bundle = bundle_of([bytes.fromhex(each["segment"]) for each in made])
     yield "bundle", {"what": "the four segments in a file", "bundle": bundle.hex(), "segments": len(made)}
-    yield "empty-bundle", {"what": "a bundle of nothing", "bundle": encode_bundle([]).hex(), "segments": 0}
+    yield "empty-bundle", {"what": "a bundle of nothing", "bundle": bundle_of([]).hex(), "segments": 0}
+    yield "receipt", receipt(whole)
+    yield "graph", graph_file("the graph of the events of the four segments", whole)
+    log, accepting = holed()
+    for name, what, run, head, signer in [
+        ("gap/before", "what was held before a gap", log[:3], log[3], SECOND),
+        ("gap/after", "what was held beyond it", log[6:], log[-1], SECOND),
+        ("gap/accepting", "what accepts the gap", accepting, accepting[-1], FIRST),
+    ]:
+        yield name, segment(name, what, run, head, signer)
+    yield "gap/graph", graph_file("the graph of these three: nothing is missing", [*log[:3], *log[6:], *accepting])
+
+
+def graph_file(what: str, whole: Sequence[Event]) -> dict[str, Any]:
+    """Return the file of the graph of a set of events."""
     graph = graph_of(whole)
     rows = [
         {"row": row.hex(), "decoded": [to_json(decode(decode(row)[0])), to_json(decode(row)[1])]}
         for row in graph.rows()
     ]
-    yield (
-        "graph",
-        {
-            "what": "the graph of the events of the four segments",
-            "events": [event.event_id.hex() for event in whole],
-            "events_digest": sha256(b"".join(sorted(event.event_id for event in whole))).hexdigest(),
-            "digest": graph.digest().hex(),
-            "unfolded": graph.unfolded,
-            "rows": rows,
-        },
-    )
+    return {
+        "what": what,
+        "events": [event.event_id.hex() for event in whole],
+        "events_digest": sha256(b"".join(sorted(event.event_id for event in whole))).hexdigest(),
+        "digest": graph.digest().hex(),
+        "unfolded": graph.unfolded,
+        "rows": rows,
+    }
 
 
 def expected() -> dict[Path, bytes]:

@@ -8,17 +8,20 @@ import pytest
 from tests.golden import generate
 from tests.support import second_decoder as second
 from tests.support.branches import graph_of
+from tests.support.bundles import segments_in
 from tests.support.model import Model
 
 from cmf_protocol import types as t
 from cmf_protocol.encoding import decode, encode
 from cmf_protocol.events import decode_body, decode_event
 from cmf_protocol.fold import TYPES, Unfolded, read
-from cmf_protocol.segments import decode_bundle, decode_segment
+from cmf_protocol.receipts import decode_receipt, verify_receipt
+from cmf_protocol.segments import decode_segment
 from cmf_protocol.signing import Succession
 
 EVENTS = sorted((generate.FOLDER / "events").glob("*.json"))
 SEGMENTS = sorted((generate.FOLDER / "segments").glob("*.json"))
+GAP = sorted((generate.FOLDER / "gap").glob("[!g]*.json"))
 BUNDLES = sorted(generate.FOLDER.glob("*bundle.json"))
 
 
@@ -68,7 +71,7 @@ def test_both_encoders_write_the_bytes_that_they_read(path: Path) -> None:
         assert second.write_value(second.read_value(data)) == data
 
 
-@pytest.mark.parametrize("path", SEGMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SEGMENTS + GAP, ids=lambda path: path.stem)
 def test_both_decoders_read_a_segment_alike(path: Path) -> None:
     content = load(path)
     data = bytes.fromhex(content["segment"])
@@ -86,8 +89,21 @@ def test_both_decoders_read_a_segment_alike(path: Path) -> None:
 def test_both_decoders_read_a_bundle_alike(path: Path) -> None:
     content = load(path)
     data = bytes.fromhex(content["bundle"])
-    assert decode_bundle(data) == second.read_bundle(data)
-    assert len(decode_bundle(data)) == content["segments"]
+    assert segments_in(data) == second.read_bundle(data)
+    assert len(segments_in(data)) == content["segments"]
+
+
+def test_both_decoders_read_a_receipt_alike() -> None:
+    content = load(generate.FOLDER / "receipt.json")
+    data = bytes.fromhex(content["receipt"])
+    ours, theirs = decode_receipt(data), second.read_receipt(data)
+    verify_receipt(ours, hub_id=generate.HUB, hub_key=generate.HUB_SIGNER.public_key)
+    assert theirs["signed"]
+    assert (ours.hub_id, ours.incarnation, ours.key) == (theirs["hub"], theirs["incarnation"], theirs["key"])
+    assert ours.time_us == theirs["time"]
+    assert [list(row) for row in ours.confirmed] == theirs["confirmed"]
+    assert [list(row) for row in ours.refused] == theirs["refused"]
+    assert (len(ours.confirmed), len(ours.refused)) == (content["confirmed"], content["refused"])
 
 
 @pytest.mark.parametrize(("name", "proven"), [("succession-proven", True), ("succession-claim", False)])
@@ -111,12 +127,23 @@ def test_the_segments_hold_a_fork_and_a_withheld_body() -> None:
     assert [event.header.type for event in events if event.body is None] == [t.NOTE_ADDED]
 
 
-def test_the_graph_of_the_segments_has_the_golden_digests() -> None:
-    golden = load(generate.FOLDER / "graph.json")
-    events = [event for path in SEGMENTS for event in decode_segment(bytes.fromhex(load(path)["segment"])).events]
-    model, graph = Model(events), graph_of(events)
+@pytest.mark.parametrize(
+    ("graph", "segments", "unfolded"), [("graph", SEGMENTS, 1), ("gap/graph", GAP, 0)], ids=["segments", "gap"]
+)
+def test_the_graph_of_the_segments_has_the_golden_digests(graph: str, segments: list[Path], unfolded: int) -> None:
+    golden = load(generate.FOLDER / f"{graph}.json")
+    events = [event for path in segments for event in decode_segment(bytes.fromhex(load(path)["segment"])).events]
+    model, ours = Model(events), graph_of(events)
     assert model.events_digest().hex() == golden["events_digest"]
-    assert model.digest().hex() == graph.digest().hex() == golden["digest"]
+    assert model.digest().hex() == ours.digest().hex() == golden["digest"]
     assert [row.hex() for row in model.rows()] == [row["row"] for row in golden["rows"]]
-    assert model.unfolded == graph.unfolded == golden["unfolded"] == 1
+    assert model.unfolded == ours.unfolded == golden["unfolded"] == unfolded
     assert {event.event_id.hex() for event in events} == set(golden["events"])
+
+
+def test_a_value_from_beyond_an_accepted_gap_supersedes_those_before_it() -> None:
+    golden = load(generate.FOLDER / "gap" / "graph.json")
+    (values,) = [
+        parts["values"] for (kind, _), parts in (row["decoded"] for row in golden["rows"]) if kind == "execution"
+    ]
+    assert [(space, key, len(candidates)) for space, key, candidates, _ in values] == [("params", "lr", 1)]

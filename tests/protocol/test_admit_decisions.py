@@ -53,8 +53,8 @@ def holding(*parts: Sequence[Event], signer: Signer = MINE) -> MemoryHeld:
 
 def test_a_new_log_is_admitted_whole() -> None:
     held = MemoryHeld()
-    assert held.receive(segment(LINE[:3]), "ward-1", registry()) == Admit(0, None, "ward-1")
-    assert held.receive(segment(LINE[3:]), "ward-1", registry()) == Admit(0, held.places[LINE[2].event_id], "ward-1")
+    assert held.receive(segment(LINE[:3]), "ward-1", registry()) == Admit(0, 3, None, "ward-1")
+    assert held.receive(segment(LINE[3:]), "ward-1", registry()) == Admit(0, 3, held.places[LINE[2].event_id], "ward-1")
     assert len({place.branch for place in held.places.values()}) == 1
 
 
@@ -64,7 +64,7 @@ def test_what_overlaps_is_admitted_from_where_it_is_new(start: int, known: int) 
     held = holding(LINE[:known])
     decision = held.receive(segment(LINE[start:]), "ward-1", registry())
     if start <= known:
-        assert decision == Admit(known - start, held.places[LINE[known - 1].event_id], "ward-1")
+        assert decision == Admit(known - start, 6 - start, held.places[LINE[known - 1].event_id], "ward-1")
         assert set(held.events) == {event.event_id for event in LINE}
     else:
         assert decision == Parked("ward-1")
@@ -96,7 +96,7 @@ def test_what_is_held_without_its_body_is_supplied_by_anybody() -> None:
         assert held.receive(segment(LINE[:4]), "ward-2", books) == Duplicate(place)
         assert held.events == {event.event_id: event for event in LINE[:5]}
     held = holding(bare[:5])
-    assert held.receive(segment(LINE), "ward-1", registry()) == Admit(5, held.places[LINE[4].event_id], "ward-1")
+    assert held.receive(segment(LINE), "ward-1", registry()) == Admit(5, 6, held.places[LINE[4].event_id], "ward-1")
     assert held.events[LINE[2].event_id].body is not None
 
 
@@ -110,7 +110,7 @@ def test_a_fork_is_admitted_after_the_event_that_it_branches_from() -> None:
     for first, second in ((LINE, BRANCH), (LINE[:3] + BRANCH, LINE[3:])):
         held = holding(first)
         decision = held.receive(segment(second), "ward-1", registry())
-        assert decision == Admit(0, held.places[LINE[2].event_id], "ward-1")
+        assert decision == Admit(0, len(second), held.places[LINE[2].event_id], "ward-1")
         assert held.places[LINE[-1].event_id].branch != held.places[BRANCH[-1].event_id].branch
 
 
@@ -119,7 +119,7 @@ def test_a_fork_inside_a_segment_is_admitted_from_where_it_branches() -> None:
     for start in range(3):
         other = MemoryHeld(dict(held.events), dict(held.places))
         decision = other.receive(segment(LINE[start:3] + BRANCH), "ward-1", registry())
-        assert decision == Admit(3 - start, held.places[LINE[2].event_id], "ward-1")
+        assert decision == Admit(3 - start, 6 - start, held.places[LINE[2].event_id], "ward-1")
 
 
 def test_an_event_at_a_held_place_that_is_another_is_no_duplicate() -> None:
@@ -130,9 +130,9 @@ def test_an_event_at_a_held_place_that_is_another_is_no_duplicate() -> None:
 
 def test_two_roots_with_one_log_id_are_two_trees() -> None:
     held = holding(LINE)
-    assert held.receive(segment(STRANGERS, OTHER), "ward-2", registry()) == Admit(0, None, "ward-2")
+    assert held.receive(segment(STRANGERS, OTHER), "ward-2", registry()) == Admit(0, 3, None, "ward-2")
     again = grow(None, 2, salt=3)
-    assert held.receive(segment(again), "ward-1", registry()) == Admit(0, None, "ward-1")
+    assert held.receive(segment(again), "ward-1", registry()) == Admit(0, 2, None, "ward-1")
     roots = {held.places[events[0].event_id].branch for events in (LINE, STRANGERS, again)}
     assert len(roots) == 3
 
@@ -144,6 +144,57 @@ def test_beyond_a_hole_is_parked_and_admitted_once_the_hole_is_filled() -> None:
     assert held.receive(segment(BRANCH[1:]), "ward-1", registry()) == Parked("ward-1")
     held.receive(segment(LINE[2:4]), "ward-1", registry())
     assert isinstance(held.receive(late, "ward-1", registry()), Admit)
+
+
+def accepting(before: Event, after: Event, signer: Signer = OTHER) -> list[Event]:
+    """Return a log of `signer` that accepts the gap between two events."""
+    log = grow(None, 1, salt=7, signer=signer, log_id=b"o" * 16)
+    draft = t.gap_accepted(MINE.public_key, LOG, before.event_id, after.event_id)
+    return [*log, make_event(log[0], draft, salt=710)]
+
+
+def operators(*signers: Signer, revoked: bool = False) -> MemoryRegistry:
+    """Return a registry in which these may operate."""
+    books = registry()
+    for signer in signers:
+        books.sites[signer.public_key] = Enrolled(books.sites[signer.public_key].site, revoked, may_operate=True)
+    return books
+
+
+def test_beyond_a_gap_is_admitted_after_the_event_that_an_operator_has_accepted() -> None:
+    held = holding(LINE[:2])
+    held.receive(segment(accepting(LINE[1], LINE[4]), OTHER), "ward-2", operators(OTHER))
+    beyond = segment(LINE[4:])
+    for books in (registry(), operators(MINE)):
+        assert MemoryHeld(dict(held.events), dict(held.places)).receive(beyond, "ward-1", books) == Parked("ward-1")
+    assert held.receive(segment(LINE[3:4]), "ward-1", operators(OTHER)) == Parked("ward-1"), "another event begins it"
+    place = held.places[LINE[1].event_id]
+    assert held.receive(beyond, "ward-1", operators(OTHER)) == Admit(0, 2, place, "ward-1")
+    assert held.receive(beyond, "ward-1", registry()) == Duplicate(held.places[LINE[5].event_id])
+
+
+def test_a_revoked_site_operates_no_more() -> None:
+    held = holding(LINE[:2])
+    held.receive(segment(accepting(LINE[1], LINE[4]), OTHER), "ward-2", registry())
+    assert held.receive(segment(LINE[4:]), "ward-1", operators(OTHER, revoked=True)) == Parked("ward-1")
+
+
+def test_a_gap_in_anothers_log_lets_nobody_go_on_there() -> None:
+    held = holding(LINE[:2])
+    held.receive(segment(accepting(LINE[1], LINE[4]), OTHER), "ward-2", operators(OTHER))
+    assert held.receive(segment(LINE[4:], OTHER), "ward-2", operators(OTHER)) == Parked("ward-2")
+
+
+def test_of_a_segment_that_spans_a_gap_only_what_is_missing_is_admitted() -> None:
+    held = holding(LINE[:2])
+    books = operators(OTHER)
+    held.receive(segment(accepting(LINE[1], LINE[4]), OTHER), "ward-2", books)
+    held.receive(segment(LINE[4:5]), "ward-1", books)
+    assert held.receive(segment(LINE[3:6]), "ward-1", books) == Parked("ward-1")
+    whole = segment(LINE)
+    assert held.receive(whole, "ward-1", books) == Admit(2, 4, held.places[LINE[1].event_id], "ward-1")
+    assert held.receive(whole, "ward-1", books) == Duplicate(held.places[LINE[5].event_id])
+    assert {event.event_id for event in LINE} <= held.events.keys()
 
 
 @pytest.mark.parametrize(

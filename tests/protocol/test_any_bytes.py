@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support import second_decoder as second
+from tests.support.bundles import segments_in
 from tests.support.strategies import drafts, make_event, values
 
 from cmf_protocol.encoding import decode
 from cmf_protocol.errors import CallerError, PeerError
 from cmf_protocol.events import decode_body, decode_event, decode_header
 from cmf_protocol.fold import Unfolded, read
-from cmf_protocol.segments import decode_bundle, decode_segment, unpack_segment
+from cmf_protocol.receipts import RECEIPT_MAGIC, decode_receipt
+from cmf_protocol.segments import decode_segment, unpack_segment
 from cmf_protocol.signing import Succession, verifies
 
 DECODERS: dict[str, Callable[[bytes], Any]] = {
@@ -24,7 +26,9 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "event with body": lambda data: decode_event(data, data),
     "segment": decode_segment,
     "unpacked segment": unpack_segment,
-    "bundle": decode_bundle,
+    "bundle": segments_in,
+    "receipt": decode_receipt,
+    "receipt's statement": lambda data: decode_receipt(RECEIPT_MAGIC + data),
 }
 
 

@@ -4,9 +4,11 @@ Any numbering must give the same graph; `pick` decides where a store is free: wh
 which order a node's statements come.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+
+from tests.support.strategies import gaps_of, may_stand_before
 
 from cmf_protocol import types as t
 from cmf_protocol.events import Event, Node
@@ -48,14 +50,19 @@ class Graph:
         return sha256(b"".join(self.rows())).digest()
 
 
-def graph_of(events: Iterable[Event], pick: Pick = first) -> Graph:
-    """Return the graph of a set of events, in any order, repetitions allowed."""
+def graph_of(events: Iterable[Event], pick: Pick = first, held: Collection[bytes] | None = None) -> Graph:
+    """Return the graph of a set of events, in any order, repetitions allowed.
+
+    With `held` (ids) it is the graph of these alone; the others only say which event is later than which.
+    """
     by_id = {event.event_id: event for event in events}
     graph = Graph(pick=pick)
     ordered = sorted(by_id.values(), key=lambda event: event.header.sequence)
     _number(graph, ordered, pick)
     trees = {graph.places[e.event_id][0]: e for e in ordered if e.header.previous is None}
     for event in ordered:
+        if held is not None and event.event_id not in held:
+            continue
         body = read(event.header, event.body)
         if isinstance(body, Unfolded):
             graph.unfolded += 1
@@ -68,13 +75,20 @@ def graph_of(events: Iterable[Event], pick: Pick = first) -> Graph:
         for node in nodes_of(header.about):
             graph.said.setdefault(node, [])
         if header.type == t.LOG_OPENED and header.previous is None:
-            _succeed(graph, event, branch, trees, Succession.from_body(body.get("succeeds")))
+            succession = Succession.from_body(body.get("succeeds"))
+            if held is not None and succession is not None and succession.event_id not in held:
+                succession = None
+            _succeed(graph, event, branch, trees, succession)
     return graph
 
 
 def _number(graph: Graph, ordered: Sequence[Event], pick: Pick) -> None:
-    """Give every event a branch: a child goes on with its previous event's branch unless another does, or a new one is picked."""
+    """Give every event a branch: a child goes on with its previous event's branch unless another does, or a new one is picked.
+
+    What begins beyond a gap always begins a branch.
+    """
     chains, taken = graph.chains, set[tuple[int, int]]()
+    before = _before(ordered)
     groups: dict[int, list[Event]] = {}
     for event in ordered:
         groups.setdefault(event.header.sequence, []).append(event)
@@ -82,9 +96,10 @@ def _number(graph: Graph, ordered: Sequence[Event], pick: Pick) -> None:
         waiting = list(group)
         while waiting:
             event = waiting.pop(pick(len(waiting)))
-            sequence, previous = event.header.sequence, event.header.previous
+            sequence, previous = event.header.sequence, before[event.event_id]
             parent = None if previous is None else graph.places[previous]
-            if parent is not None and parent not in taken and pick(4) != 3:
+            follows = parent is not None and parent[1] == sequence - 1
+            if parent is not None and follows and parent not in taken and pick(4) != 3:
                 branch = parent[0]
                 taken.add(parent)
             else:
@@ -93,6 +108,21 @@ def _number(graph: Graph, ordered: Sequence[Event], pick: Pick) -> None:
                 if parent is not None:
                     chains.parents[branch] = parent
             graph.places[event.event_id] = branch, sequence
+
+
+def _before(ordered: Sequence[Event]) -> dict[bytes, bytes | None]:
+    """Return the id of the event before each one: the previous one, or the nearest that an accepted gap names instead."""
+    by_id = {event.event_id: event for event in ordered}
+    named: dict[bytes, list[tuple[int, bytes]]] = {}
+    for log_id, before, after in [gap for event in ordered for gap in gaps_of(event)]:
+        event, goes_on = by_id.get(before), by_id.get(after)
+        if event and goes_on and log_id == goes_on.header.log_id and may_stand_before(goes_on, event):
+            named.setdefault(after, []).append((event.header.sequence, before))
+    found: dict[bytes, bytes | None] = {}
+    for event in ordered:
+        previous = event.header.previous
+        found[event.event_id] = previous if previous in by_id else max(named.get(event.event_id, [(0, None)]))[1]
+    return found
 
 
 def _succeed(graph: Graph, root: Event, tree: int, trees: dict[int, Event], succession: Succession | None) -> None:

@@ -1,6 +1,7 @@
 """A plain model of what a set of events means: sections 8 and 9 of protocol/README.md, naive on purpose.
 
-    model = Model(events)          # any order, repetitions allowed; each event's previous one is in the set
+    model = Model(events)          # any order, repetitions allowed; each event's previous one is in the set, or a gap is accepted
+    Model(events, signers)         # event id → key that signed it: what decides where an event beyond a gap may go on
     model.digest()                 # 32 bytes, as every store of these events must say
     model.events_digest()          # 32 bytes
     model.unfolded                 # how many events have no effect
@@ -13,11 +14,11 @@
 
 Rules
 - Nothing of `cmf_protocol` but the bytes of `Event` is used: reading and writing are the second decoder's.
-- *Later* is an explicit set of ancestors for each event, made by walking previous ids and proven successions.
+- *Later* is an explicit set of ancestors for each event, made by walking previous ids, accepted gaps and proven successions.
 - Quadratic and worse: for some hundred events.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -81,18 +82,19 @@ def as_node(entry: Any) -> Node:
 class Model:
     """What a set of events means."""
 
-    def __init__(self, events: Iterable[Event]) -> None:
+    def __init__(self, events: Iterable[Event], signers: Mapping[bytes, bytes] | None = None) -> None:
+        self.signers = signers
         self.stored: dict[bytes, second.SecondEvent] = {}
         for event in events:
             read = second.read_event(event.header_bytes, event.body)
             self.stored[read.event_id] = read
-        for event_ in self.stored.values():
-            assert event_.previous is None or event_.previous in self.stored, "a previous event is missing"
         self.facts: dict[bytes, Fact] = {}
         for id_, event_ in self.stored.items():
             body = second.folded_body(event_)
             if body is not None:
                 self.facts[id_] = Fact(event_, tuple(as_node(entry) for entry in event_.about), body)
+        for event_ in self.stored.values():
+            assert event_.previous is None or self.before(event_.event_id), "the event before one is missing"
 
     @property
     def unfolded(self) -> int:
@@ -100,13 +102,38 @@ class Model:
 
     # -- chains (section 5) --------------------------------------------------------------------------------------------
 
+    def before(self, id_: bytes) -> bytes | None:
+        """Return the event before this one; None before a root."""
+        event = self.stored[id_]
+        previous = self.stored.get(event.previous or b"")
+        if previous is not None and (previous.log_id, previous.sequence + 1) == (event.log_id, event.sequence):
+            return previous.event_id
+        accepted = [place for place in self._accepted.get(id_, []) if self._may_go_on(place[1], id_)]
+        return max(accepted, default=(0, None))[1]
+
+    @cached_property
+    def _accepted(self) -> dict[bytes, list[tuple[int, bytes]]]:
+        """Return, for each event before which a gap is accepted, those (sequence, id) that may stand before it."""
+        found: dict[bytes, list[tuple[int, bytes]]] = {}
+        for fact in self.facts.values():
+            if fact.type != "gap.accepted":
+                continue
+            before, after = self.stored.get(fact.body["before"]), self.stored.get(fact.body["after"])
+            if before is None or after is None or not fact.body["log"] == before.log_id == after.log_id:
+                continue
+            if before.sequence + 2 <= after.sequence:
+                found.setdefault(after.event_id, []).append((before.sequence, before.event_id))
+        return found
+
+    def _may_go_on(self, before: bytes, after: bytes) -> bool:
+        """Tell if `before` is in a tree of the key that signed `after`; who doesn't know who signed trusts every tree."""
+        return self.signers is None or self.key(self.root(before)) == self.signers[after]
+
     def root(self, id_: bytes) -> bytes:
         """Return the root's id of the tree that holds this event."""
-        while True:
-            previous = self.stored[id_].previous
-            if previous is None:
-                return id_
-            id_ = previous
+        while (before := self.before(id_)) is not None:
+            id_ = before
+        return id_
 
     def key(self, root: bytes) -> bytes | None:
         """Return the key that a tree belongs to."""
@@ -137,7 +164,7 @@ class Model:
         return {id_: set(self._walk(id_)) for id_ in self.stored}
 
     def _walk(self, id_: bytes) -> Iterator[bytes]:
-        while (before := self.stored[id_].previous or self.successions.get(id_)) is not None:
+        while (before := self.before(id_) or self.successions.get(id_)) is not None:
             yield before
             id_ = before
 
@@ -168,7 +195,7 @@ class Model:
 
     def _unsays(self, fact: Fact) -> bytes | None:
         target = self.facts.get(fact.body.get("event", b""))
-        if target is None or target.type in ("log.opened", "record.retracted", "record.unretracted"):
+        if target is None or target.type in ("log.opened", "record.retracted", "record.unretracted", "gap.accepted"):
             return None
         return target.id if self._reaches(fact, target) else None
 

@@ -1,26 +1,71 @@
-"""A real nats-server for tests, a TCP proxy that can fall silent, and waiting for a condition."""
+"""A real nats-server for tests, ports for it, and waiting for a condition."""
 
 import asyncio
+import fcntl
+import os
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
+from tempfile import gettempdir
 
+from cmf_hub.addresses import read_addresses
 from cmf_hub.broker import Broker
 from cmf_link.link import Link, connect
 from cmf_link.login import Login, new_login
 
 HOST = "127.0.0.1"
+#: What is waited for takes far less, even on a machine that is busy with all the other tests, s.
+EVENTUALLY_S = 60.0
+#: The tests' ports lie in ranges of this size, from here up to the first port that the kernel gives to outgoing connections.
+FIRST_PORT = 10_000
+RANGE_PORTS = 200
+EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+#: What Linux has there unless told otherwise; macOS, which has no such file, begins at 49152.
+FIRST_EPHEMERAL_PORT = 32_768
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on just now."""
-    with socket.create_server((HOST, 0)) as taken:
-        return int(taken.getsockname()[1])
+    """Return a port that nobody listens on, from a range that no other process of any test run has.
+
+    The ports of the range come one after another, each tried by binding it. An outgoing connection is never given one of them: it
+    can't take the port before the server starts, nor while a test has its server down, and no client that tries again and
+    again meets itself there.
+    """
+    for port in islice(_own_ports(), RANGE_PORTS):
+        with suppress(OSError), socket.create_server((HOST, port)):
+            return port
+    raise RuntimeError(f"all {RANGE_PORTS} ports of this process are taken")
 
 
-async def eventually(condition: Callable[[], bool], limit_s: float = 15.0) -> None:
+@cache
+def _own_ports() -> Iterator[int]:
+    """Claim a range for this process, for as long as it lives, and return its ports, round and round."""
+    told = EPHEMERAL_PORTS.read_text().split()[0] if EPHEMERAL_PORTS.exists() else FIRST_EPHEMERAL_PORT
+    for first in range(FIRST_PORT, int(told) - RANGE_PORTS, RANGE_PORTS):
+        if _claim(Path(gettempdir()) / f"cmf-tests-ports-{first}"):
+            return cycle(range(first, first + RANGE_PORTS))
+    raise RuntimeError(f"no ports are left between {FIRST_PORT} and {told}, where the kernel's own begin")
+
+
+def _claim(file: Path) -> bool:
+    """Lock a file until this process ends; False if another process, or another user, has it."""
+    try:
+        claim = os.open(file, os.O_RDWR | os.O_CREAT)
+    except PermissionError:
+        return False
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(claim)
+        return False
+    return True
+
+
+async def eventually(condition: Callable[[], bool], limit_s: float = EVENTUALLY_S) -> None:
     """Wait until `condition()`, and fail after `limit_s` seconds."""
     async with asyncio.timeout(limit_s):
         while not condition():
@@ -53,7 +98,7 @@ class Nats:
     async def link(self, site: str = "", url: str = "") -> AsyncIterator[Link]:
         """A link of the hub, or of `site`."""
         login = self.sites[site] if site else self.hub
-        link = await connect(url or self.url, seed=login.seed, name=site or "hub")
+        link = await connect(url or self.url, seed=login.seed, name=site or "hub", ca=self.broker.ca)
         try:
             yield link
         finally:
@@ -61,65 +106,18 @@ class Nats:
 
 
 @asynccontextmanager
-async def running_nats(folder: Path, *sites: str, hub: Login | None = None, port: int = 0) -> AsyncIterator[Nats]:
-    """Run a broker on `folder` with these sites enrolled, and end it whatever happens."""
+async def running_nats(
+    folder: Path, *sites: str, hub: Login | None = None, port: int = 0, advertise: str | None = None
+) -> AsyncIterator[Nats]:
+    """Run a broker on `folder` with these sites enrolled, and end it whatever happens.
+
+    It speaks TLS if `advertise` (HOST:PORT) is not loopback; its CA is in `tls` beside `folder` then.
+    """
     logins = {site: new_login() for site in sites}
     hub = hub or new_login()
-    broker = await Broker.start(
-        folder, HOST, port or free_port(), hub, lambda: {site: login.public for site, login in logins.items()}
-    )
+    addresses = read_addresses(f"{HOST}:{port or free_port()}", advertise, "")
+    broker = await Broker.start(folder, addresses, hub, lambda: {site: login.public for site, login in logins.items()})
     try:
         yield Nats(broker, hub, logins)
     finally:
         await broker.stop()
-
-
-class Proxy:
-    """Forwards TCP to `port` until `forwarding` is taken away; connections then stay open and silent."""
-
-    def __init__(self, port: int) -> None:
-        self._target = port
-        self.forwarding = asyncio.Event()
-        self.forwarding.set()
-        self.accepted = 0
-        self.url = ""
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: list[asyncio.StreamWriter] = []
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
-        there, back = await asyncio.open_connection(HOST, self._target)
-        self._writers += [writer, back]
-        for source, sink in ((reader, back), (there, writer)):
-            task = asyncio.create_task(self._forward(source, sink))
-            self._tasks.add(task)
-
-    async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        try:
-            while data := await source.read(65536):
-                await self.forwarding.wait()
-                sink.write(data)
-                await sink.drain()
-        except OSError:
-            pass
-        finally:
-            sink.close()
-
-    def resume_for_new_connections(self) -> None:
-        """Let what connects from now on through; what was silent stays so."""
-        self.forwarding = asyncio.Event()
-        self.forwarding.set()
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator["Proxy"]:
-        server = await asyncio.start_server(self._accept, HOST, 0)
-        self.url = f"nats://{HOST}:{server.sockets[0].getsockname()[1]}"
-        try:
-            yield self
-        finally:
-            server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            for writer in self._writers:
-                writer.transport.abort()

@@ -6,14 +6,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 BIN = Path(sys.executable).parent
-#: No command of a test takes longer, s.
-COMMAND_LIMIT_S = 90.0
+#: No command of a test takes longer, s: on a quiet machine a few seconds, but the cores are shared by all workers.
+COMMAND_LIMIT_S = 180.0
+#: What is waited for takes far less, even then, s.
+UNTIL_S = 90.0
 
 Done = subprocess.CompletedProcess[str]
 
@@ -39,16 +42,22 @@ def ask(program: str, *arguments: object, cwd: Path) -> Any:
     return json.loads(done.stdout)
 
 
-def until(condition: Callable[[], object], what: str, limit_s: float = 30.0) -> None:
-    """Return as soon as `condition()` is true; fail, naming `what`, if that takes longer than `limit_s` seconds."""
+def until(condition: Callable[[], object], what: str, limit_s: float = UNTIL_S) -> None:
+    """Return as soon as `condition()` is true; fail, naming `what`, if that takes longer than `limit_s` seconds.
+
+    What takes long to ask is asked less often, so that the cores are left to what is waited for.
+    """
     deadline = time.monotonic() + limit_s
+    asked = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, f"waited {limit_s:.0f} s for {what}"
-        time.sleep(0.002)
+        now = time.monotonic()
+        assert now < deadline, f"waited {limit_s:.0f} s for {what}"
+        time.sleep(min(max(0.002, now - asked), 0.25))
+        asked = time.monotonic()
 
 
 def processes_of(folder: Path) -> dict[psutil.Process, str]:
-    """Return the hub's processes that work on a folder (the hub, its nats-server, its projector) and their command lines.
+    """Return the hub's processes that work on a folder (the hub, its nats-server, its projector, its pulls) and their command lines.
 
     A process may end at any moment: what is asked of it is asked here, once.
     """
@@ -60,7 +69,10 @@ def processes_of(folder: Path) -> dict[psutil.Process, str]:
                 continue
         except psutil.Error:
             continue
-        is_ours = any(word.endswith(("/cmf-hub", "nats-server", "cmf_hub.projector")) for word in words)
+        is_ours = any(
+            word.endswith(("/cmf-hub", "nats-server", "cmf_hub.projector", "cmf_hub.pull_service", "cmf_hub.forwarder"))
+            for word in words
+        )
         if is_ours and any(word == str(folder) or word.startswith(f"{folder}/") for word in words):
             found[process] = " ".join(words)
     return found
@@ -68,9 +80,12 @@ def processes_of(folder: Path) -> dict[psutil.Process, str]:
 
 def end_all(folder: Path) -> None:
     """End every process of the hub on a folder, at once, and wait until they are gone."""
-    for process in processes_of(folder):
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    until(lambda: not processes_of(folder), f"the processes on {folder} to end")
+
+    def none_is_left() -> bool:
+        left = processes_of(folder)  # one may have started another just before it was ended itself
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        return not left
+
+    until(none_is_left, f"the processes on {folder} to end")

@@ -367,6 +367,15 @@ _SHAPES: dict[str, tuple[dict[str, tuple[int, int]] | str, _Keys]] = {
     "note.added": ("one", {"text": is_text}),
     "record.retracted": ("target's", {"event?": lambda value: is_bin(value, 32), "reason": is_text}),
     "record.unretracted": ("target's", {"retraction": lambda value: is_bin(value, 32), "reason?": is_text}),
+    "gap.accepted": (
+        {"key": (1, 1)},
+        {
+            "log": lambda value: is_bin(value, 16),
+            "before": lambda value: is_bin(value, 32),
+            "after": lambda value: is_bin(value, 32),
+            "reason?": is_text,
+        },
+    ),
 }
 TYPES = tuple(_SHAPES)
 
@@ -480,7 +489,7 @@ def _frame(frame: bytes) -> bytes:
     return content
 
 
-# -- section 11: bundles -----------------------------------------------------------------------------------------------
+# -- section 11: bundles, receipts -------------------------------------------------------------------------------------
 
 
 def read_bundle(data: bytes) -> list[bytes]:
@@ -491,9 +500,38 @@ def read_bundle(data: bytes) -> list[bytes]:
     reader.take(8)
     segments = []
     while length := reader.number(4):
+        need(length <= 2_097_152, "a segment's length")
         segments.append(reader.take(length))
     need(reader.number(4) == len(segments) and reader.at == len(reader.data), "the number of segments")
     return segments
+
+
+def read_receipt(data: bytes) -> dict[str, Any]:
+    """Return the statement of a receipt, with `signed`: whether the key that it names signed it."""
+    need(data[:8] == b"CMFRCPT1", "magic")
+    parts = read_value(data[8:])
+    need(isinstance(parts, list) and len(parts) == 2 and is_bin(parts[1], 64), "a statement and a signature")
+    statement, signature = parts
+    need(is_map(statement) and is_integer(statement.get("v")) and statement["v"] == 1, "a map of version 1")
+    need(
+        all(is_bin(statement.get(name), size) for name, size in (("hub", 16), ("incarnation", 16), ("key", 32))), "ids"
+    )
+    need(is_integer(statement.get("time")), "time")
+    for name, forms in (
+        ("confirmed", (_is_bin(16), is_integer, _is_bin(32))),
+        ("refused", (_is_bin(None), is_integer, _is_bin(None), is_text, is_text)),
+    ):
+        rows = statement.get(name)
+        need(isinstance(rows, list), name)
+        for row in rows:
+            need(isinstance(row, list) and len(row) >= len(forms), name)
+            need(all(holds(value) for holds, value in zip(forms, row, strict=False)), name)
+    message = b"cmf-sync receipt v1\0" + write_value(statement)
+    return {**statement, "signed": signature_holds(statement["key"], signature, message)}
+
+
+def _is_bin(length: int | None) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, bytes) and length in (None, len(value))
 
 
 # -- section 9: the digest of the ids ----------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from cmf_agent.home import Home, future_home, init_home
 from cmf_agent.identity import new_execution_id
 from cmf_agent.keys import read_signer
 from cmf_agent.log import Log
+from cmf_agent.place import place_here, read_place, write_place
 from cmf_agent.reading import LogReader
 from cmf_agent.status import site_status
 from cmf_graph.graph import Digest
@@ -30,6 +31,8 @@ from cmf_protocol.signing import Signer
 from .strategies import segment_of
 
 PIPELINE = "bulk"
+#: A push takes seconds on a quiet machine, s; less than `COMMAND_LIMIT_S`, so that it is the push that says what it waited for.
+PUSH_LIMIT_S = 120.0
 
 
 class SiteFolder:
@@ -108,12 +111,12 @@ class SiteFolder:
         """Run a command of `cmf-agent`, which must succeed, and return its JSON."""
         return ask("cmf-agent", *arguments, cwd=self.folder)
 
-    def push(self, timeout_s: float = 60.0) -> dict[str, Any]:
+    def push(self, timeout_s: float = PUSH_LIMIT_S) -> dict[str, Any]:
         """Push, which must succeed, and return what the command says."""
         said: dict[str, Any] = self.ask("push", "--timeout", timeout_s)
         return said
 
-    def start_push(self, timeout_s: float = 60.0) -> "subprocess.Popen[str]":
+    def start_push(self, timeout_s: float = PUSH_LIMIT_S) -> "subprocess.Popen[str]":
         """Start a push and return its process, which `end` ends if nobody else does."""
         pushing = subprocess.Popen(
             [BIN / "cmf-agent", "push", "--timeout", str(timeout_s), "--json"], cwd=self.folder, env=environment(),
@@ -143,3 +146,18 @@ def folded(file: Path, sites: Sequence[SiteFolder]) -> Digest:
         return projection.graph.digest()
     finally:
         projection.close()
+
+
+def copy_of(site: SiteFolder, folder: Path) -> SiteFolder:
+    """Copy a site's folder, as people do."""
+    subprocess.run(["cp", "-a", site.folder, folder], check=True)
+    return SiteFolder(folder)
+
+
+def twin_of(site: SiteFolder, folder: Path) -> SiteFolder:
+    """Copy a site's folder so that nothing betrays it, as a snapshot of the whole machine does."""
+    twin = copy_of(site, folder)
+    place = read_place(twin.home)
+    assert place is not None
+    write_place(twin.home, place._replace(inode=place_here(twin.home, place.log_id).inode))
+    return twin

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.support.strategies import SIGNERS
 
-from cmf_hub.custody import Answer, Confirmation, Custody, stored_events
+from cmf_hub.custody import Answer, Confirmation, Custody, stored_runs
 from cmf_hub.data import DataFolder
 from cmf_hub.registry import Registry
 from cmf_protocol.events import Event
@@ -48,8 +48,8 @@ class Store:
         return answer
 
     def allow_carrying(self, name: str) -> None:
-        """Give a site the right to carry others' logs, as an operator will be able to."""
-        self.registry._connection.execute("UPDATE sites SET may_carry = 1 WHERE name = ?", (name,))
+        """Give a site the right to carry others' logs."""
+        self.registry.allow(name, carrier=True)
 
     def count(self, table: str) -> int:
         """Return the number of a table's rows."""
@@ -57,7 +57,7 @@ class Store:
 
     def events(self) -> list[Event]:
         """Return every stored event, in the order in which they were stored."""
-        return [event for _, events in stored_events(self.custody, 0, 1_000_000) for event in events]
+        return [event for _, run in stored_runs(self.custody, 0, 1_000_000) for event in run.events]
 
     def heads(self) -> set[Confirmation]:
         """Return the watermark of each branch."""

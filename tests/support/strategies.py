@@ -4,13 +4,14 @@
     names(), nodes(), drafts() # texts that are names, nodes, and what a writer may say, over small domains so that things collide
     histories(...)             # a History: events of several logs with everything that may go wrong (see below)
     segmentations(history)     # signed segments (bytes) that hold every event of the history once, each after what it needs
-    event_sets(history)        # a part of a history that is closed under previous ids
+    event_sets(history)        # a part of a history that a store can hold: closed under previous ids, but for accepted gaps
+    arrival(events, choose)    # an order in which a store can come to hold events
 
 A history holds, by chance: forks at any event, several trees with one log id under different keys, proven successions and false
 claims (another key's signature, none, a wrong sequence or log, an event that nobody has, of itself), retractions and their
-withdrawals (of the own chain, foreign, over successions and forks, with another `about`, of nodes, of retractions), tags added and
-removed, aliases, conflicting values, statuses from several logs, step metrics with repeats, withheld bodies, unknown types and
-versions, malformed bodies, odd clocks, further elements in headers.
+withdrawals (of the own chain, foreign, over successions and forks, with another `about`, of nodes, of retractions), accepted gaps
+(true and false ones, several before one event), tags added and removed, aliases, conflicting values, statuses from several logs, step
+metrics with repeats, withheld bodies, unknown types and versions, malformed bodies, odd clocks, further elements in headers.
 """
 
 from collections.abc import Callable, Sequence
@@ -201,6 +202,14 @@ _DRAFTS: dict[str, st.SearchStrategy[Draft]] = {
         st.binary(min_size=32, max_size=32),
         _of((None, "again")),
     ),
+    t.GAP_ACCEPTED: st.builds(
+        t.gap_accepted,
+        _of([signer.public_key for signer in SIGNERS]),
+        _of(LOG_IDS),
+        st.binary(min_size=32, max_size=32),
+        st.binary(min_size=32, max_size=32),
+        reason=_of((None, "burnt")),
+    ),
 }
 
 
@@ -380,7 +389,17 @@ def _targeted(draw: st.DrawFn, history: History, after: Event) -> Draft:
     return t.retracted(about, "wrong", event=target.event_id)
 
 
-_ACTIONS = ("say",) * 9 + ("root",) * 2 + ("fork",) * 2 + ("target",) * 4
+def _accepted(draw: st.DrawFn, history: History) -> Draft:
+    """Return a draft that accepts a gap before some event: mostly of events that stand between it and one before it."""
+    late = [event for event in history.events if event.header.sequence > 2]
+    after = draw(_of(late or history.events))
+    line = [event for event in history.line(after) if event.header.log_id == after.header.log_id][2:]
+    before = draw(_of(line if line and draw(_of((True, True, True, False))) else history.events))
+    log_id = draw(_of([after.header.log_id] * 9 + [LOG_IDS[0]]))
+    return t.gap_accepted(history.signer_of(after).public_key, log_id, before.event_id, after.event_id)
+
+
+_ACTIONS = ("say",) * 9 + ("root",) * 2 + ("fork",) * 2 + ("target",) * 4 + ("gap",) * 3
 _BUSY = drafts(t.EXECUTION_STARTED, t.EXECUTION_FINISHED, t.EXECUTION_UPDATED, t.METRICS_RECORDED, t.TAG_ADDED)
 _ANY = drafts()
 
@@ -398,7 +417,12 @@ def histories(draw: st.DrawFn, min_size: int = 1, max_size: int = 32, odd: bool 
             draft = _root_draft(draw, history, log_id, signer)
         else:
             after = draw(_of(history.events if action == "fork" else _tips(history)))
-            draft = _targeted(draw, history, after) if action == "target" else draw(draw(_of((_BUSY, _BUSY, _ANY))))
+            if action == "target":
+                draft = _targeted(draw, history, after)
+            elif action == "gap":
+                draft = _accepted(draw, history)
+            else:
+                draft = draw(draw(_of((_BUSY, _BUSY, _ANY))))
         draft, oddness = _oddities(draw, draft, after is None) if odd else (draft, {})
         wall_us = WALL_US + draw(_of(_WALLS_US))
         event = history.add(make_event(after, draft, salt=salt, log_id=log_id, wall_us=wall_us, **oddness), signer)
@@ -415,12 +439,55 @@ def _tips(history: History) -> list[Event]:
 
 @st.composite
 def event_sets(draw: st.DrawFn, history: History) -> list[Event]:
-    """Draw a part of a history that is closed under previous ids, in an order in which each follows its previous one."""
-    kept: dict[bytes, Event] = {}
-    for event in history.events:
-        if (event.header.previous is None or event.header.previous in kept) and draw(st.integers(0, 9)):
-            kept[event.event_id] = event
-    return list(kept.values())
+    """Draw a part of a history that a store can hold, in an order in which it can come to hold it."""
+    accepted = {after for event in history.events for *_, after in gaps_of(event)}
+    beyond = [event.header.previous for event in history.events if event.event_id in accepted]
+    lost = {previous for previous in beyond if draw(_of((True, True, False)))}
+    kept = [event for event in history.events if event.event_id not in lost and draw(st.integers(0, 14))]
+    return arrival(kept, lambda count: draw(st.integers(0, count - 1)))
+
+
+def arrival(events: Sequence[Event], choose: Callable[[int], int]) -> list[Event]:
+    """Return those of the events that a store can come to hold, in such an order: each after the one before it, or beyond an accepted gap.
+
+    `choose` picks a number below its argument. Successions may come before what they succeed, and what is missing in a gap after what
+    lies beyond it, which is chosen oftener.
+    """
+    waiting = list({event.event_id: event for event in events}.values())
+    accepted = [(event.event_id, *gap) for event in waiting for gap in gaps_of(event)]
+    held: dict[bytes, Event] = {}
+
+    def may_come(event: Event) -> bool:
+        header = event.header
+        if header.previous is None or header.previous in held:
+            return True
+        return any(
+            id_ in held and log_id == header.log_id and may_stand_before(event, held.get(before))
+            for id_, log_id, before, after in accepted
+            if after == event.event_id
+        )
+
+    while ready := [event for event in waiting if may_come(event)]:
+        ready += [event for event in ready if event.header.previous not in (None, *held)] * 5
+        event = ready[choose(len(ready))]
+        waiting.remove(event)
+        held[event.event_id] = event
+    return list(held.values())
+
+
+def gaps_of(event: Event) -> list[tuple[bytes, bytes, bytes]]:
+    """Return the gap (log id, before, after) that an event accepts, if it does."""
+    if event.header.type != t.GAP_ACCEPTED:
+        return []
+    said = second.folded_body(second.read_event(event.header_bytes, event.body))
+    return [] if said is None else [(said["log"], said["before"], said["after"])]
+
+
+def may_stand_before(after: Event, before: Event | None) -> bool:
+    """Tell if an event, held or not, may be the one before a gap that ends at `after`."""
+    if before is None or before.header.log_id != after.header.log_id:
+        return False
+    return before.header.sequence <= after.header.sequence - 2
 
 
 @st.composite
