@@ -7,7 +7,7 @@ them. This module is imported by command lines only.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Annotated, Any
@@ -117,6 +117,7 @@ def print_list(answer: dict[str, Any], columns: Sequence[Column], what: str, *, 
         output.print_json(answer)
     else:
         output.print_table(answer["items"], columns, following=answer.get("next"), empty=f"no {what}")
+        output.print_marks(answer)
 
 
 def _list_verb(open_questions: OpenQuestions, question: str, columns: Sequence[Column]) -> Callable[..., None]:
@@ -174,6 +175,7 @@ def _show_verb(open_questions: OpenQuestions) -> Callable[..., None]:
         else:
             output.print_text(f"{thing['type']}")
             output.print_thing(thing)
+            output.print_marks(thing)
 
     return verb
 
@@ -195,6 +197,8 @@ def _lineage_verb(open_questions: OpenQuestions) -> Callable[..., None]:
         with open_questions() as questions:
             lineage = questions.lineage(ref, up=up, down=down, depth=depth, limit=limit)
         output.print_text(render(lineage, "json" if as_json else format_))
+        if not as_json and format_ == "tree":
+            output.print_marks(lineage)
 
     return verb
 
@@ -203,8 +207,24 @@ def _sites_verb(sites_of: SitesOf) -> Callable[..., None]:
     def verb(as_json: _Json = False) -> None:
         with sites_of() as items:
             print_list({"items": list(items), "next": None}, _SITES, "sites", as_json=as_json)
+        for line in () if as_json else _gap_lines(items):
+            output.print_text(line)
 
     return verb
+
+
+def _gap_lines(items: Sequence[output.Item]) -> Iterator[str]:
+    """Say what is missing of each site's logs, and how to accept what is lost for ever."""
+    for item in items:
+        for log in item["logs"]:
+            for gap in log["gaps"]:
+                which = f"{item['name']}: events {gap['first']} to {gap['last']} of log {log['log_id'][:8]}…"
+                if gap["accepted"]:
+                    yield f"{which} are lost: that was accepted"
+                elif gap["command"] is None:
+                    yield f"{which} are missing; later ones wait. At the site: cmf-agent push, or cmf-agent bundle export --all"
+                else:
+                    yield f"{which} are missing. If they are lost for ever, run at a site that may operate:\n  {gap['command']}"
 
 
 # -- columns -----------------------------------------------------------------------------------------------------------
@@ -217,7 +237,8 @@ def _names(item: output.Item) -> object:
 def _warnings(item: output.Item) -> object:
     found = [f"conflict: {conflict['key']}" for conflict in item["conflicts"]]
     found += ["disputed"] * bool(item["disputes"]) + list(item.get("flags", ()))
-    return found + ["ambiguous digest"] * bool(item.get("ambiguous"))
+    found += ["ambiguous digest"] * bool(item.get("ambiguous"))
+    return found + ["incomplete"] * bool(item.get("incomplete"))
 
 
 def _of(item: output.Item) -> str:

@@ -25,10 +25,11 @@ def try_lock(path: Path) -> IO[str] | None:
 
 def is_locked(path: Path) -> bool:
     """Tell if someone holds the lock on a file; shared, so that those who look do not see each other."""
-    try:
-        file = path.open(encoding="utf-8")
-    except FileNotFoundError:
-        return False
+    with store_errors(path):
+        try:
+            file = path.open(encoding="utf-8")
+        except FileNotFoundError:
+            return False
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

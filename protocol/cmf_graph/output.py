@@ -98,6 +98,23 @@ def print_table(
         sys.stderr.write(f"there are more: --cursor {following}\n")
 
 
+def print_marks(answer: Item) -> None:
+    """Say on standard error, in one line, what is not whole in an answer of a local view (its `view`, the items' `incomplete`)."""
+    if "view" not in answer:
+        return
+    shown = answer.get("items", answer.get("nodes", [answer]))
+    count = sum(bool(item.get("incomplete")) for item in shown)
+    found = []
+    if count:
+        found.append(
+            f"{count} of these {'is' if count == 1 else 'are'} incomplete: no filter that was pulled selects them"
+        )
+    if not all(pulled["complete"] for pulled in answer["view"]["pulled"]):
+        found.append("not everything that was asked for has been pulled: run `cmf-agent pull`")
+    if found:
+        sys.stderr.write(f"note: {'; '.join(found)}\n")
+
+
 def _draw(rows: Sequence[Sequence[str]], columns: Sequence[Column]) -> None:
     from rich import box
     from rich.console import Console
@@ -122,7 +139,7 @@ def _draw(rows: Sequence[Sequence[str]], columns: Sequence[Column]) -> None:
 def print_thing(thing: Item) -> None:
     """Print everything of one thing: a line for each field, and one for each element of a field that holds many."""
     for key, value in thing.items():
-        if value in (None, [], {}, "") or (key == "type"):
+        if value in (None, [], {}, "") or key in ("type", "view"):
             continue
         if key == "command" and isinstance(value, list):
             print_text(f"command: {' '.join(map(_whole, value))}")

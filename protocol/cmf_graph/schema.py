@@ -1,12 +1,15 @@
 """The tables of a graph, and how nodes are named in them.
 
 Rules
-- A graph is a projection: disposable, written only by `projection.py`, rebuilt when `FOLD_VERSION` or `SCHEMA_VERSION`
+- A graph is a projection: disposable, written only by `projection.py` and its parts, rebuilt when `FOLD_VERSION` or `SCHEMA_VERSION`
   changes, never migrated.
 - `events` keeps what was folded, `about` and `edges` find the events about a node; values are resolved when a node is
   read. `executions` and `artifacts` hold the few columns that lists filter and sort by.
 - An event is one blob: its id, its header (`header_size` bytes), `0x01` and its body, or `0x00`. Three blobs took
   more than twice as long to insert. `event_ids` finds it by the first 7 bytes of its id.
+- `placed` names the branches that hold pieces of trees as somebody told them (`placing.py`).
+- `holes` are the branches whose first event's previous one was missing: they go on from what the nearest of the accepted `gaps` names,
+  until what was missing has come (`filled`).
 - Usage events are found through `edges` alone: they have no row in `about`.
 """
 
@@ -16,7 +19,7 @@ from cmf_graph.database import Connection, transaction
 from cmf_protocol.events import Node
 from cmf_protocol.fold import FOLD_VERSION
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 KIND_CODES: Final = {"pipeline": 1, "stage": 2, "execution": 3, "artifact": 4, "key": 5}
 KIND_NAMES: Final = {code: kind for kind, code in KIND_CODES.items()}
 
@@ -30,6 +33,12 @@ CREATE TABLE branches (
   id INTEGER PRIMARY KEY, tree INTEGER NOT NULL REFERENCES trees(id), parent INTEGER, parent_sequence INTEGER,
   first_sequence INTEGER NOT NULL, head_sequence INTEGER NOT NULL, head_id BLOB NOT NULL UNIQUE
 );
+CREATE TABLE placed (name BLOB PRIMARY KEY, branch INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE holes (
+  branch INTEGER PRIMARY KEY, after BLOB NOT NULL, sequence INTEGER NOT NULL, log_id BLOB NOT NULL, previous BLOB NOT NULL,
+  key BLOB, filled INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE gaps (after BLOB, before BLOB, log_id BLOB, PRIMARY KEY (after, before, log_id)) WITHOUT ROWID;
 CREATE TABLE events (
   id INTEGER PRIMARY KEY, branch INTEGER NOT NULL, sequence INTEGER NOT NULL, header_size INTEGER NOT NULL, data BLOB NOT NULL
 );

@@ -131,6 +131,8 @@ def line_of(node: Item) -> str:
     parts += [f"#{shorter(tag, 40)}" for tag in node["tags"]]
     if node["disputed"]:
         parts.append("(disputed)")
+    if node.get("incomplete"):
+        parts.append("(incomplete)")
     return "  ".join(part for part in parts if part)
 
 

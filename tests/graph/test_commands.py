@@ -210,7 +210,7 @@ def on_terminal(command: list[str]) -> str:
                 break
             written += chunk
         os.close(ours)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
     return written.decode().replace("\r\n", "\n")
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.graphs import World, md5, sha256
 from tests.support.model import Model, first_difference
-from tests.support.strategies import History, event_sets, histories
+from tests.support.strategies import History, arrival, event_sets, histories
 
 from cmf_graph.graph import Graph
 from cmf_graph.projection import Projection
@@ -31,16 +31,8 @@ def new_graph() -> Iterator[Path]:
 
 
 def shuffled(events: Sequence[Event], chance: random.Random) -> list[Event]:
-    """Return the events in an order in which each follows its previous one; successions may come before what they succeed."""
-    waiting: dict[bytes | None, list[Event]] = {}
-    for event in events:
-        waiting.setdefault(event.header.previous, []).append(event)
-    ready, found = waiting.pop(None, []), []
-    while ready:
-        event = ready.pop(chance.randrange(len(ready)))
-        found.append(event)
-        ready += waiting.pop(event.event_id, [])
-    return found
+    """Return the events in an order in which they may arrive."""
+    return arrival(events, chance.randrange)
 
 
 def project(path: Path, events: Sequence[Event], chance: random.Random) -> None:
