@@ -9,6 +9,7 @@ Rules
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from cmf_link.address import Address
 from cmf_link.failures import broken_off, connect_failure, link_errors, refused_subject
 from cmf_link.login import Login
 from cmf_link.transport import WatchedTransport
+from cmf_link.watchdog import Shown
 from cmf_protocol.errors import CallerError, LinkError
 
 logger = logging.getLogger("cmf_link")
@@ -58,21 +60,26 @@ Receiver = Callable[[Received], Awaitable[None]]
 class Connection:
     """A NATS client that is logged in, until `lost`."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, trust: ssl.SSLContext | None) -> None:
         self.address = address
+        self._trust = trust
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         #: Set when somebody should ask whether the connection still lives, and when it is lost.
         self.doubt = asyncio.Event()
+        self.shown = Shown()
         self._client = Client()
-        self._transport = WatchedTransport()
+        self._transport = WatchedTransport(tls=trust is not None)
         self._client._transport = self._transport
         self._logged_in = False
         self._refused: list[str] = []
+        self._pings: set[asyncio.Future[float]] = set()
 
     @classmethod
-    async def open(cls, address: Address, login: Login, name: str, timeout_s: float) -> "Connection":
-        """Connect and log in within `timeout_s`. Raises `HubUnreachable` or `AccessDenied`."""
-        connection = cls(address)
+    async def open(
+        cls, address: Address, login: Login, name: str, timeout_s: float, trust: ssl.SSLContext | None
+    ) -> "Connection":
+        """Connect, by TLS if there is a `trust`, and log in, within `timeout_s`. Raises `HubUnreachable`, `AccessDenied`."""
+        connection = cls(address, trust)
         try:
             async with asyncio.timeout(timeout_s):
                 await connection._login(login, name, timeout_s)
@@ -89,6 +96,7 @@ class Connection:
             self.address.url,
             name=name,
             nkeys_seed_str=login.seed,
+            tls=self._trust,
             error_cb=self._on_error,
             closed_cb=self._on_closed,
             allow_reconnect=False,
@@ -118,6 +126,8 @@ class Connection:
     def _mark_lost(self) -> None:
         if not self.lost.done():
             self.lost.set_result(None)
+        for asked in list(self._pings):
+            asked.cancel()
         self.doubt.set()
 
     def check_size(self, subject: str, data: bytes) -> None:
@@ -143,6 +153,8 @@ class Connection:
         Raises `HubUnreachable` if nobody takes the subject, `LinkError` if no answer came (it may have arrived).
         """
         self.check_size(subject, data)
+        clock = asyncio.get_running_loop().time
+        began_s, before = clock(), self.bytes_left() + self.unsent_bytes()
         asked = asyncio.ensure_future(
             self._client.request(subject, data, timeout=timeout_s, headers=dict(headers) if headers else None)
         )
@@ -151,7 +163,9 @@ class Connection:
             if not asked.done():
                 raise broken_off(subject, self.address)
             with link_errors(subject, self.address):
-                return _received(asked.result())
+                answer = asked.result()
+            self.shown.on_answer(before + len(data), len(data), clock() - began_s)
+            return _received(answer)
         except LinkError as error:
             if any(subject.lower() in text for text in self._refused):
                 raise refused_subject(subject, self.address) from error
@@ -215,9 +229,25 @@ class Connection:
 
     async def ping(self, timeout_s: float) -> None:
         """Return once the server has seen everything sent before. Raises `LinkError`."""
-        # Not `flush`: that returns without asking when nats-py's reading task has died.
+        # nats-py writes a ping at once, past what its flusher has yet to write, a subscription above all: the flusher first.
+        await asyncio.sleep(0)
+        # Not `flush`: that returns without asking when nats-py's reading task has died. Nor may the question be cancelled: its late
+        # answer would kill that task. So it is left to end by itself, or with the connection.
+        asked = asyncio.ensure_future(self._client.rtt(NEVER_S))
+        self._pings.add(asked)
+        asked.add_done_callback(self._forget_ping)
         with link_errors("ping", self.address):
-            await self._client.rtt(timeout_s)  # type: ignore[arg-type]
+            waited: set[asyncio.Future[Any]] = {asked, self.lost}
+            async with asyncio.timeout(timeout_s):
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                raise broken_off("ping", self.address)
+            asked.result()
+
+    def _forget_ping(self, asked: "asyncio.Future[float]") -> None:
+        self._pings.discard(asked)
+        if not asked.cancelled():
+            asked.exception()  # whoever waited has seen it
 
     def bytes_read(self) -> int:
         """Return how many bytes ever arrived."""
@@ -225,7 +255,7 @@ class Connection:
 
     def bytes_left(self) -> int:
         """Return how many bytes ever left, as far as is known."""
-        return self._transport.bytes_written - self._transport.unsent_bytes()
+        return self._transport.bytes_left()
 
     def unsent_bytes(self) -> int:
         """Return how many bytes have not reached the other side yet."""
@@ -243,7 +273,8 @@ class Connection:
                 await self._client.close()
         except Exception as error:  # noqa: BLE001 - whatever nats-py says now, the connection goes
             logger.debug("closing %s: %r", self.address, error)
-        self.abort()
+        finally:
+            self.abort()
 
 
 async def _read_until(answers: asyncio.Queue[Received], finished: Callable[[Received], bool], timeout_s: float) -> None:

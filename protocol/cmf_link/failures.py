@@ -1,18 +1,21 @@
 """The one place where what nats-py, the operating system or a NATS server says becomes one of our errors.
 
 Rules
-- `HubUnreachable`: nothing was sent, or nobody took it. `AccessDenied`: this login or subject is refused.
+- `HubUnreachable`: nothing was sent, or nobody took it. `AccessDenied`: this login or subject is refused, or the
+  server can't be trusted: trying again soon changes neither.
   `BackPressure`: the buffer is full. Plain `LinkError`: unknown whether it arrived; the same bytes may be
   sent again.
 - Every message names the address or the subject.
 """
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import nats.errors
 
 from cmf_link.address import Address
+from cmf_link.transport import NoCaGiven, NoTlsOffered
 from cmf_protocol.errors import (
     AccessDenied,
     BackPressure,
@@ -33,12 +36,27 @@ FULL_CODES = frozenset({10023, 10047, 10077, 10122, 10167})
 #: JetStream can't reserve what a stream's `max_bytes` asks for.
 NO_ROOM_CODE = 10047
 
+#: What is wrong with a certificate, in OpenSSL's numbers (x509_vfy.h, X509_V_ERR_…).
+CERTIFICATE_NOT_YET_VALID = 9
+CERTIFICATE_EXPIRED = 10
+CERTIFICATE_FOR_OTHER_HOSTS = frozenset({62, 64})  # a name, an IP address
+
 UNKNOWN_HINT = "it is not known whether it arrived: send the same again"
 OFFLINE_HINT = "nothing is lost: it is tried again once the hub answers"
 
 
 def connect_failure(error: BaseException, address: Address, *, reached: bool, greeted: bool) -> CmfError:
     """Return our error for a login that failed: was TCP `reached`, and had a NATS server `greeted` us?"""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return _untrusted(error, address)
+        case NoTlsOffered():
+            return AccessDenied(
+                f"what listens at {address} offers no TLS, and this site's join file asks for it: nothing was sent",
+                "check the address; if the hub was changed to plain NATS, a new join file is needed",
+            )
+        case NoCaGiven():
+            return no_ca(address)
     text = _words(error)
     if any(word in text.lower() for word in REFUSAL_WORDS):
         return AccessDenied(
@@ -54,6 +72,37 @@ def connect_failure(error: BaseException, address: Address, *, reached: bool, gr
         )
     return HubUnreachable(
         f"nobody answers at {address} ({text})", "check the address, the network, and that the hub is running"
+    )
+
+
+def no_ca(address: Address) -> AccessDenied:
+    """There is TLS at `address`, and no CA by which to know the hub."""
+    return AccessDenied(
+        f"the hub at {address} speaks TLS, and this login came without the CA to know it by: nothing was sent",
+        "the join file is older than the hub's TLS: ask the hub's operator for a new one",
+    )
+
+
+def _untrusted(error: ssl.SSLCertVerificationError, address: Address) -> AccessDenied:
+    """Return our error for a server whose certificate does not hold."""
+    certificate = f"the certificate of the hub at {address}"
+    if error.verify_code == CERTIFICATE_EXPIRED:
+        return AccessDenied(
+            f"{certificate} has expired",
+            "check this machine's clock; else the hub's: `cmf-hub serve` makes a new one as soon as it starts",
+        )
+    if error.verify_code == CERTIFICATE_NOT_YET_VALID:
+        return AccessDenied(
+            f"{certificate} is not yet valid", "most likely a clock is wrong: check this machine's, then the hub's"
+        )
+    if error.verify_code in CERTIFICATE_FOR_OTHER_HOSTS:
+        return AccessDenied(
+            f"{certificate} is for other hosts, not for {address.host}",
+            f"use the address in the join file, or have the hub started with --advertise {address}",
+        )
+    return AccessDenied(
+        f"{certificate} was not made by the CA in this site's join file ({error.verify_message})",
+        "another hub answers there, or this one got a new CA: ask its operator, and for a new join file then",
     )
 
 

@@ -12,15 +12,17 @@ import asyncio
 import json
 import logging
 import random
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cmf_link.address import Address, read_address
 from cmf_link.connection import Connection, Received, Receiver
-from cmf_link.failures import OFFLINE_HINT, UNKNOWN_HINT, stream_refusal
+from cmf_link.failures import OFFLINE_HINT, UNKNOWN_HINT, no_ca, stream_refusal
 from cmf_link.login import Login, login_from_seed
 from cmf_link.service import Handler, Service
+from cmf_link.transport import trust_in
 from cmf_link.watchdog import until_silent
 from cmf_protocol.errors import AccessDenied, HubUnreachable, LinkError
 
@@ -29,11 +31,14 @@ logger = logging.getLogger("cmf_link")
 #: First and longest wait between two attempts to reconnect, s; each wait is a random part of its bound, so
 #: that a restarted hub is not met by all its sites at once.
 RETRY_WAIT_S = 0.25
-RETRY_WAIT_MAX_S = 15.0
+RETRY_WAIT_MAX_S = 10.0
 #: Wait after a refused login, s: only the hub's operator can change that.
 REFUSED_WAIT_S = 15.0
-#: How long one attempt to reconnect may take, s.
-ATTEMPT_TIMEOUT_S = 10.0
+#: How long one attempt to reconnect may take, s: at a round trip of 2 s a login by TLS and a ping need 9. With the longest wait before it
+#: that is less than the 30 s within which a link has to be back.
+ATTEMPT_TIMEOUT_S = 15.0
+#: What of that is left for renewing the subscriptions at least, s.
+RENEW_TIMEOUT_MIN_S = 1.0
 #: How long a new subscription may take to be known to the server, s.
 SUBSCRIBE_TIMEOUT_S = 5.0
 
@@ -54,16 +59,26 @@ class _Interest:
 
 
 async def connect(
-    url: str, *, seed: str, name: str, timeout_s: float = 5.0, on_state: Callable[[str], None] | None = None
+    url: str,
+    *,
+    seed: str,
+    name: str,
+    ca: str | None = None,
+    timeout_s: float = 5.0,
+    on_state: Callable[[str], None] | None = None,
 ) -> "Link":
     """Log in at `url` (`nats://host:port`) within `timeout_s` seconds and return a link that stays connected.
 
-    `seed` is the NATS login's, `name` shows up in the server's log. Raises `HubUnreachable`, `AccessDenied`,
-    and `CallerError` for an address or a seed that can't be one.
+    `seed` is the NATS login's, `name` shows up in the server's log. With `ca` (PEM) TLS is a must, whatever `url`
+    begins with, and only a certificate of that CA for that host is trusted. Raises `HubUnreachable`, `AccessDenied`,
+    and `CallerError` for an address, a seed or a CA that can't be one.
     """
     address, login = read_address(url), login_from_seed(seed)
-    connection = await Connection.open(address, login, name, timeout_s)
-    return Link(address, login, name, connection, on_state or (lambda _state: None))
+    trust = None if ca is None else trust_in(ca)
+    if address.tls and trust is None:
+        raise no_ca(address)
+    connection = await Connection.open(address, login, name, timeout_s, trust)
+    return Link(address, login, name, connection, on_state or (lambda _state: None), trust)
 
 
 class Link:
@@ -76,8 +91,10 @@ class Link:
         name: str,
         connection: Connection,
         on_state: Callable[[str], None],
+        trust: ssl.SSLContext | None,
     ) -> None:
         self.address = address
+        self._trust = trust
         self._login = login
         self._name = name
         self._on_state = on_state
@@ -169,8 +186,11 @@ class Link:
     async def close(self) -> None:
         """End the link; bounded, whatever the server does."""
         self._keeper.cancel()
-        await asyncio.wait({self._keeper})
-        await self._connection.close()
+        try:
+            await asyncio.wait({self._keeper})
+            await self._connection.close()
+        finally:  # whoever closes it may be cancelled meanwhile
+            self._connection.abort()
         self._down = HubUnreachable(f"the link to {self.address} is closed")
         self._say("closed")
 
@@ -218,11 +238,13 @@ class Link:
 
     async def _new_connection(self) -> Connection:
         """Log in again and renew every subscription."""
-        connection = await Connection.open(self.address, self._login, self._name, ATTEMPT_TIMEOUT_S)
+        clock = asyncio.get_running_loop().time
+        ends_s = clock() + ATTEMPT_TIMEOUT_S
+        connection = await Connection.open(self.address, self._login, self._name, ATTEMPT_TIMEOUT_S, self._trust)
         try:
             for interest in self._interests:
                 await connection.subscribe(interest.subject, interest.queue, interest.receive)
-            await connection.ping(ATTEMPT_TIMEOUT_S)
+            await connection.ping(max(ends_s - clock(), RENEW_TIMEOUT_MIN_S))
         except BaseException:
             connection.abort()
             raise

@@ -73,6 +73,23 @@ class StreamState:
     created: str
 
 
+@dataclass(frozen=True)
+class StreamLook:
+    """What of the stream is decided: `created` is its life's id, `waiting` how many messages of each subject it held.
+
+    Every message of a subject that does not wait, up to `last_sequence`, has been acknowledged; of any subject, up to `floor`.
+    """
+
+    created: str
+    last_sequence: int
+    floor: int
+    waiting: Mapping[str, int]
+
+    def decided(self, subject: str) -> int:
+        """Return up to which stream sequence every message of `subject` has been acknowledged."""
+        return self.floor if self.waiting.get(subject) else self.last_sequence
+
+
 class LogStream:
     """The stream and its consumer, seen over one link; made by `ensure_stream`."""
 
@@ -95,12 +112,32 @@ class LogStream:
         request = {"stream_name": STREAM, "config": self._consumer, "action": ""}
         _check(CONSUMER, await self._ask(f"CONSUMER.CREATE.{STREAM}.{CONSUMER}", request))
 
+    async def restart(self) -> None:
+        """Let what was fetched and not acknowledged come again at once, not after `ack_wait_s`: whoever fetched it is gone.
+
+        Raises like `ensure`.
+        """
+        await self._ask(f"CONSUMER.DELETE.{STREAM}.{CONSUMER}", {})  # that there is none is as good
+        await self.ensure()
+
     async def state(self) -> StreamState:
         """Return what the stream holds now. Raises `LinkError`."""
         answer = await self._ask(f"STREAM.INFO.{STREAM}", {})
         _check(STREAM, answer)
         held = answer["state"]
         return StreamState(held["messages"], held["bytes"], held["first_seq"], held["last_seq"], str(answer["created"]))
+
+    async def look(self) -> StreamLook:
+        """Return what of the stream is decided now. Raises `LinkError`."""
+        consumer = await self._ask(f"CONSUMER.INFO.{STREAM}.{CONSUMER}", {})
+        _check(CONSUMER, consumer)
+        # The server reads the state first and counts each subject's messages then: what it does not count was acknowledged.
+        answer = await self._ask(f"STREAM.INFO.{STREAM}", {"subjects_filter": SUBJECTS})
+        _check(STREAM, answer)
+        held = answer["state"]
+        # A work queue forgets what is acknowledged; the floor of a consumer that was just made is 0.
+        floor = min(max(int(consumer["ack_floor"]["stream_seq"]), held["first_seq"] - 1), held["last_seq"])
+        return StreamLook(str(answer["created"]), held["last_seq"], floor, held.get("subjects") or {})
 
     async def fetch(self, batch: int, timeout_s: float) -> list[Message]:
         """Return up to `batch` messages, waiting at most `timeout_s` seconds for the first one.
@@ -161,7 +198,7 @@ async def ensure_stream(
     site_messages_max: int = SITE_MESSAGES_MAX,
     ack_wait_s: float = ACK_WAIT_S,
 ) -> LogStream:
-    """Make the stream `CMF_LOG` and its durable consumer `hub`, or bring them to these limits.
+    """Make the stream `CMF_LOG` and its durable consumer `hub`, or bring them to these limits; what is unacknowledged comes again.
 
     Raises `StoreError` if the disk has no room for `bytes_max`, `LinkError` if JetStream does not answer.
     """
@@ -183,7 +220,7 @@ async def ensure_stream(
         "max_ack_pending": UNACKNOWLEDGED_MAX,
     }
     held = LogStream(link, stream, consumer)
-    await held.ensure()
+    await held.restart()
     return held
 
 

@@ -7,7 +7,8 @@ Theory of operation
 - Nothing for `PATIENCE_S`: the connection is silent, and the caller drops it. (Left alone, nats-py needs minutes, or
   hangs: nats-io/nats.py issue 671.)
 - Bytes that have left may still wait in the middle (an SSH tunnel, a satellite's proxy): when none is left here,
-  they are given the time that the slowest line needs. On a line that is cut the ping itself never leaves.
+  they are given the time that the slowest line needs, or where answers have shown that this one is faster, a multiple
+  of what it needs. On a line that is cut the ping itself never leaves.
 """
 
 import asyncio
@@ -21,13 +22,32 @@ PATIENCE_S = 4.0
 #: What the slowest line that we serve carries, bytes/s (64 kbit/s), and the longest time given on that ground, s.
 SLOWEST_LINE = 8_000
 PATIENCE_MORE_MAX_S = 60.0
+#: A line may get that much slower than answers have shown it to be before it is taken for dead; messages smaller than this show
+#: how long a round trip takes, and nothing about the line, bytes.
+SLOWER_MAX = 8
+MEASURED_FROM_BYTES = 1_000
 #: How often progress is looked at while a pong is awaited, s.
 TICK_S = 0.5
+
+
+class Shown:
+    """What answers have shown of a connection: how many of its bytes have reached the server, and how slow the line may be, bytes/s."""
+
+    def __init__(self) -> None:
+        self.arrived = 0
+        self.bytes_per_s: float = SLOWEST_LINE
+
+    def on_answer(self, arrived: int, size: int, took_s: float) -> None:
+        """A message of `size` bytes was answered: it, and with it everything up to the byte `arrived`, has reached the server."""
+        self.arrived = max(self.arrived, arrived)
+        if size >= MEASURED_FROM_BYTES and took_s > 0:
+            self.bytes_per_s = max(SLOWEST_LINE, size / took_s / SLOWER_MAX)
 
 
 class Watched(Protocol):
     """What the watchdog needs of a connection."""
 
+    shown: Shown
     lost: "asyncio.Future[None]"
     doubt: asyncio.Event
 
@@ -46,31 +66,30 @@ class Watched(Protocol):
 
 async def until_silent(connection: Watched) -> None:
     """Return when `connection` has gone silent, or is lost."""
-    answered = 0  # bytes that are known to have reached the server
     while not connection.lost.done():
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PING_EVERY_S):
                 await connection.doubt.wait()
         connection.doubt.clear()
         asked = connection.bytes_left() + connection.unsent_bytes()
-        if connection.lost.done() or not await _answers(connection, answered):
+        if connection.lost.done() or not await _answers(connection):
             return
-        answered = asked
+        connection.shown.on_answer(asked, 0, 0.0)
 
 
-async def _answers(connection: Watched, answered: int) -> bool:
+async def _answers(connection: Watched) -> bool:
     """Ask for a pong and return whether it came, or at least something moved all the time until it did."""
     pong = asyncio.ensure_future(connection.ping(timeout_s=float(10**6)))
     try:
-        return await _moves_until(pong, connection, answered)
+        return await _moves_until(pong, connection)
     finally:
         pong.cancel()
 
 
-async def _moves_until(pong: "asyncio.Future[None]", connection: Watched, answered: int) -> bool:
+async def _moves_until(pong: "asyncio.Future[None]", connection: Watched) -> bool:
     clock = asyncio.get_running_loop().time
     moved_at, read, left = clock(), connection.bytes_read(), connection.bytes_left()
-    while clock() - moved_at < _patience_s(connection, answered):
+    while clock() - moved_at < _patience_s(connection):
         await asyncio.wait({pong, connection.lost}, timeout=TICK_S, return_when=asyncio.FIRST_COMPLETED)
         if connection.lost.done():
             return False
@@ -81,8 +100,8 @@ async def _moves_until(pong: "asyncio.Future[None]", connection: Watched, answer
     return False
 
 
-def _patience_s(connection: Watched, answered: int) -> float:
+def _patience_s(connection: Watched) -> float:
     if connection.unsent_bytes():
         return PATIENCE_S
-    on_the_way = connection.bytes_left() - answered
-    return PATIENCE_S + min(on_the_way / SLOWEST_LINE, PATIENCE_MORE_MAX_S)
+    on_the_way = connection.bytes_left() - connection.shown.arrived
+    return PATIENCE_S + min(max(on_the_way, 0) / connection.shown.bytes_per_s, PATIENCE_MORE_MAX_S)

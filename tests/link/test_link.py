@@ -4,18 +4,24 @@ import secrets
 from pathlib import Path
 
 import pytest
-from tests.support.nats import HOST, Proxy, eventually, free_port, running_nats
+from tests.support.faults import fault_proxy
+from tests.support.forwarding import Line
+from tests.support.nats import HOST, eventually, free_port, running_nats
 
 from cmf_link.link import connect
 from cmf_link.login import new_login
 from cmf_protocol.errors import AccessDenied, CallerError, CmfError, HubUnreachable, LinkError
 
 
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
 def message_id() -> str:
     return secrets.token_hex(16)
 
 
-async def refusal(url: str, seed: str = "", timeout_s: float = 5.0) -> CmfError:
+async def refusal(url: str, seed: str = "", timeout_s: float = 30.0) -> CmfError:
     with pytest.raises(CmfError) as caught:
         await connect(url, seed=seed or new_login().seed, name="t", timeout_s=timeout_s)
     assert caught.value.hint
@@ -91,9 +97,9 @@ def test_requests_are_answered_side_by_side_and_a_failing_handler_ends_nothing(t
                 return subject.encode() + b"|" + data
 
             await hub.serve("cmf.v1.rpc.*.>", "hub", answer)
-            slow = asyncio.create_task(site.request("cmf.v1.rpc.a.hello", b"slow", timeout_s=10))
+            slow = asyncio.create_task(site.request("cmf.v1.rpc.a.hello", b"slow", timeout_s=60))
             bad = asyncio.create_task(site.request("cmf.v1.rpc.a.hello", b"bad", timeout_s=0.3))
-            assert await site.request("cmf.v1.rpc.a.hello", b"x", timeout_s=5) == b"cmf.v1.rpc.a.hello|x"
+            assert await site.request("cmf.v1.rpc.a.hello", b"x", timeout_s=30) == b"cmf.v1.rpc.a.hello|x"
             with pytest.raises(LinkError, match="did not answer"):
                 await bad
             released.set()
@@ -113,7 +119,7 @@ def test_only_requests_from_another_account_are_answered(tmp_path: Path) -> None
             with pytest.raises(LinkError, match="did not answer"):
                 await inside.request("cmf.v1.rpc.a.hello", b"x", timeout_s=0.3)
             await hub.serve("cmf.v1.test", "hub", answer, in_account_too=True)
-            assert await inside.request("cmf.v1.test", b"x", timeout_s=5) == b"x"
+            assert await inside.request("cmf.v1.test", b"x", timeout_s=30) == b"x"
 
     asyncio.run(main())
 
@@ -122,9 +128,9 @@ def test_a_message_too_large_is_refused_before_it_is_sent(tmp_path: Path) -> Non
     async def main() -> None:
         async with running_nats(tmp_path, "a") as nats, nats.link("a") as site:
             with pytest.raises(CallerError, match="exceeds"):
-                await site.publish("cmf.v1.log.a", bytes(1 << 20), message_id=message_id(), timeout_s=5)
+                await site.publish("cmf.v1.log.a", bytes(1 << 20), message_id=message_id(), timeout_s=30)
             with pytest.raises(CallerError, match="not a NATS subject"):
-                await site.request("cmf v1", b"", timeout_s=5)
+                await site.request("cmf v1", b"", timeout_s=30)
             assert site.connected
 
     asyncio.run(main())
@@ -142,63 +148,51 @@ def test_a_request_that_nobody_takes_says_so_at_once(tmp_path: Path) -> None:
 def test_a_half_open_connection_is_noticed_and_replaced(tmp_path: Path) -> None:
     async def main() -> None:
         async with running_nats(tmp_path, "a") as nats, nats.link() as hub:
-            port = int(nats.url.rpartition(":")[2])
-            async with Proxy(port).running() as proxy, nats.link("a", proxy.url) as site:
+            with fault_proxy(port_of(nats.url)) as proxy:
+                async with nats.link("a", proxy.url) as site:
 
-                async def answer(_subject: str, data: bytes) -> bytes:
-                    return data
+                    async def answer(_subject: str, data: bytes) -> bytes:
+                        return data
 
-                heard: list[bytes] = []
+                    heard: list[bytes] = []
 
-                async def hear(_subject: str, data: bytes) -> None:
-                    heard.append(data)
+                    async def hear(_subject: str, data: bytes) -> None:
+                        heard.append(data)
 
-                await hub.serve("cmf.v1.rpc.*.>", "hub", answer)
-                await site.subscribe("cmf.v1.confirm.a", hear)
-                proxy.forwarding.clear()
-                begin = asyncio.get_running_loop().time()
-                with pytest.raises(LinkError, match="broke before"):
-                    # More than the sockets' buffers hold: unsent bytes are what makes nats-py hang.
-                    await asyncio.gather(
-                        *(site.request("cmf.v1.rpc.a.x", bytes(1 << 19), timeout_s=60) for _ in range(40))
-                    )
-                noticed_s = asyncio.get_running_loop().time() - begin
-                assert noticed_s < 12
-                proxy.resume_for_new_connections()
-                await site.wait_connected(20)
-                print(f"noticed after {noticed_s:.1f} s, back after {asyncio.get_running_loop().time() - begin:.1f} s")
-                assert await site.request("cmf.v1.rpc.a.x", b"again", timeout_s=5) == b"again"
-                await hub.send("cmf.v1.confirm.a", b"heard")
-                await eventually(lambda: heard == [b"heard"])
+                    await hub.serve("cmf.v1.rpc.*.>", "hub", answer)
+                    await site.subscribe("cmf.v1.confirm.a", hear)
+                    proxy.stall()
+                    with pytest.raises(LinkError, match="broke before"):
+                        # More than the sockets' buffers hold: unsent bytes are what makes nats-py hang.
+                        async with asyncio.timeout(120):
+                            await asyncio.gather(
+                                *(site.request("cmf.v1.rpc.a.x", bytes(1 << 19), timeout_s=600) for _ in range(40))
+                            )
+                    proxy.resume(open_too=False)
+                    await site.wait_connected(60)
+                    assert await site.request("cmf.v1.rpc.a.x", b"again", timeout_s=60) == b"again"
+                    await hub.send("cmf.v1.confirm.a", b"heard")
+                    await eventually(lambda: heard == [b"heard"])
 
     asyncio.run(main())
 
 
-def test_a_slow_line_is_not_taken_for_a_dead_one(tmp_path: Path) -> None:
+# Both take 7 s: longer than doubt and patience together. The one takes all at once, the other makes the sender wait.
+@pytest.mark.parametrize("line", [Line(delay_s=7), Line(bytes_per_s=100_000)])
+def test_a_slow_line_is_not_taken_for_a_dead_one(tmp_path: Path, line: Line) -> None:
     async def main() -> None:
-        async with (
-            running_nats(tmp_path, "a") as nats,
-            nats.link() as hub,
-            SlowProxy(int(nats.url.rpartition(":")[2])).running() as proxy,
-            nats.link("a", proxy.url) as site,
-        ):
+        async with running_nats(tmp_path, "a") as nats, nats.link() as hub:
+            with fault_proxy(port_of(nats.url)) as proxy:
+                async with nats.link("a", proxy.url) as site:
 
-            async def answer(_subject: str, data: bytes) -> bytes:
-                return str(len(data)).encode()
+                    async def answer(_subject: str, data: bytes) -> bytes:
+                        return str(len(data)).encode()
 
-            await hub.serve("cmf.v1.rpc.*.>", "hub", answer)
-            size = 700_000
-            assert await site.request("cmf.v1.rpc.a.x", bytes(size), timeout_s=60) == str(size).encode()
-            assert proxy.accepted == 1
-
-    class SlowProxy(Proxy):
-        """Takes all at once and passes it on in 7 s: longer than doubt and patience together."""
-
-        async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-            while data := await source.read(10_000):
-                sink.write(data)
-                await sink.drain()
-                await asyncio.sleep(len(data) / 100_000)
+                    await hub.serve("cmf.v1.rpc.*.>", "hub", answer)
+                    proxy.up = line
+                    size = 700_000
+                    assert await site.request("cmf.v1.rpc.a.x", bytes(size), timeout_s=120) == str(size).encode()
+                    assert proxy.counts.connections == 1
 
     asyncio.run(main())
 

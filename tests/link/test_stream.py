@@ -14,14 +14,14 @@ from cmf_protocol.errors import BackPressure, HubUnreachable, LinkError, StoreEr
 
 
 async def publish(link: Link, site: str, data: bytes) -> int:
-    ack = await link.publish(f"cmf.v1.log.{site}", data, message_id=secrets.token_hex(16), timeout_s=5)
+    ack = await link.publish(f"cmf.v1.log.{site}", data, message_id=secrets.token_hex(16), timeout_s=30)
     return ack.stream_sequence
 
 
 async def fetch_all(stream: LogStream, count: int) -> list[Message]:
     """Fetch until `count` messages came, whatever the link does meanwhile."""
     found: list[Message] = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while len(found) < count:
             try:
                 found += await stream.fetch(64, 1.0)
@@ -32,7 +32,7 @@ async def fetch_all(stream: LogStream, count: int) -> list[Message]:
 
 async def emptied(stream: LogStream) -> None:
     """Wait until every acknowledgement has arrived."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await stream.state()).messages:
             await asyncio.sleep(0.01)
 
@@ -79,7 +79,7 @@ def test_a_waiting_fetch_returns_as_soon_as_something_comes(tmp_path: Path) -> N
             stream = await ensure_stream(hub, bytes_max=1 << 24)
             waiting = asyncio.create_task(stream.fetch(100, 30.0))
             await publish(site, "a", b"x")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 assert [message.data for message in await waiting] == [b"x"]
 
     asyncio.run(main())
@@ -89,7 +89,9 @@ def test_the_same_message_id_is_told_as_a_duplicate(tmp_path: Path) -> None:
     async def main() -> None:
         async with running_nats(tmp_path, "a") as nats, nats.link() as hub, nats.link("a") as site:
             await ensure_stream(hub, bytes_max=1 << 24)
-            first, second = [await site.publish("cmf.v1.log.a", b"x", message_id="same", timeout_s=5) for _ in range(2)]
+            first, second = [
+                await site.publish("cmf.v1.log.a", b"x", message_id="same", timeout_s=30) for _ in range(2)
+            ]
             assert (first.duplicate, second.duplicate) == (False, True)
 
     asyncio.run(main())
@@ -164,8 +166,8 @@ def test_a_killed_broker_loses_nothing_and_everybody_comes_back(tmp_path: Path) 
             assert len(await stream.fetch(10, 5.0)) == 1  # and not acknowledged
             await kill_and_wait(nats)
             assert ended == [-signal.SIGKILL]
-            await site.wait_connected(15)
-            async with asyncio.timeout(15):
+            await site.wait_connected(60)
+            async with asyncio.timeout(60):
                 while True:
                     try:
                         await publish(site, "a", b"after")
@@ -175,7 +177,7 @@ def test_a_killed_broker_loses_nothing_and_everybody_comes_back(tmp_path: Path) 
             found = await fetch_all(stream, 2)
             assert {message.data for message in found} == {b"before", b"after"}
             await nats.broker.stop()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await supervisor
 
     asyncio.run(main())
@@ -188,9 +190,9 @@ def test_a_wiped_store_is_made_again(tmp_path: Path) -> None:
             created = (await stream.state()).created
             supervisor = asyncio.create_task(nats.broker.supervise(lambda _code: shutil.rmtree(tmp_path / "jetstream")))
             await kill_and_wait(nats)
-            await site.wait_connected(15)
+            await site.wait_connected(60)
             fetching = asyncio.create_task(fetch_all(stream, 1))
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 while True:
                     try:
                         await publish(site, "a", b"anew")
