@@ -2,8 +2,8 @@
 
 Rules
 - It is found upwards from the working directory, as git finds `.git`; `CMF_HOME` names one elsewhere.
-- Making it again changes nothing that is there and adds what is missing. A signing key is never made anew for a
-  log that exists.
+- Making it again changes nothing that is there and adds what is missing. For a log that exists a signing key is never
+  made anew, nor is `place.json`: that it is missing says that the log was copied.
 - Not on a network file system: SQLite's log needs shared memory and locks that those don't give.
 """
 
@@ -39,6 +39,11 @@ class Home(NamedTuple):
         return self.path / "log.lock"
 
     @property
+    def place_path(self) -> Path:
+        """Where the log was opened, and what has left of it (`place.py`)."""
+        return self.path / "place.json"
+
+    @property
     def digests_path(self) -> Path:
         """The memory of files' digests."""
         return self.path / "digests.db"
@@ -57,6 +62,16 @@ class Home(NamedTuple):
     def view_path(self) -> Path:
         """The local view's database."""
         return self.path / "view.db"
+
+    @property
+    def pulled_path(self) -> Path:
+        """What was pulled of other sites."""
+        return self.path / "pulled.db"
+
+    @property
+    def brought_path(self) -> Path:
+        """What bundles brought of other sites."""
+        return self.path / "brought.db"
 
     @property
     def hub_path(self) -> Path:
@@ -116,23 +131,30 @@ def init_home(home: Home) -> bool:
     from cmf_agent.keys import make_key
     from cmf_agent.locking import QueueLock
     from cmf_agent.opening import has_log, open_first_log
-    from cmf_agent.settings import TEMPLATE
 
-    _refuse_network(home.path)
-    with store_errors(home.path):
-        home.key_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    is_new = make_folder(home)
     lock = QueueLock(home.lock_path)
     try:
         with lock, store_errors(home.path):
-            made = [_write_missing(home.path / ".gitignore", "*\n"), _write_missing(home.config_path, TEMPLATE)]
             if has_log(home.log_path):
-                return any(made)
+                return is_new
             if not home.key_path.exists():
                 make_key(home.key_path)
             open_first_log(home)
             return True
     finally:
         lock.close()
+
+
+def make_folder(home: Home) -> bool:
+    """Make what `home` lacks beside a key and a log, and return False if it lacked nothing; raise like `init_home`."""
+    from cmf_agent.settings import TEMPLATE
+
+    _refuse_network(home.path)
+    with store_errors(home.path):
+        home.key_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        made = [_write_missing(home.path / ".gitignore", "*\n"), _write_missing(home.config_path, TEMPLATE)]
+    return any(made)
 
 
 def _refuse_network(path: Path) -> None:

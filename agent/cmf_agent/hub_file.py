@@ -4,6 +4,7 @@ Rules
 - It holds a login: mode 0600, written whole or not at all.
 - A site belongs to one hub; another one is taken only when the caller says so.
 - The token serves once: it is forgotten when the hub has answered.
+- A site without address and login has no link: bundles go out by hand and receipts come back, and what needs the link says so.
 """
 
 import json
@@ -22,40 +23,72 @@ _SITE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 #: An nkey seed of a user, base 32.
 _LOGIN = re.compile(r"SU[A-Z2-7]{56}")
 _HUB_ID = re.compile(r"[0-9a-f]{32}")
+_HUB_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 class HubFile:
-    """The hub's address and id, this site's name and NATS login there, the token until it was used, the hub's CA."""
+    """The hub's id and key, its address and CA, this site's name and NATS login there, the token until it was used.
+
+    `address` is None for a site that has no link to its hub.
+    """
 
     def __init__(
-        self, path: Path, *, site: str, url: str, hub_id: bytes, login: str, token: str | None, ca: str | None
-    ) -> None:
+        self, path: Path, *, site: str, url: str | None, hub_id: bytes, hub_key: bytes, login: str | None, token: str | None,
+        ca: str | None,
+    ) -> None:  # fmt: skip
         self.path = path
         self.site = site
-        self.url = url
+        self.address = url
         self.hub_id = hub_id
-        self.login = login
+        self.hub_key = hub_key
+        self._login = login
         self.token = token
         self.ca = ca
+
+    @property
+    def url(self) -> str:
+        """The hub's address; raises `CallerError` if there is no link."""
+        return self._linked(self.address)
+
+    @property
+    def login(self) -> str:
+        """The NATS login of this site; raises `CallerError` if there is no link."""
+        return self._linked(self._login)
+
+    def use_address(self, url: str) -> None:
+        """Let the hub be at another address than its file says; raise `CallerError` if that is none, or there is no link."""
+        self._linked(self._login)
+        self.address = _checked(url)
+
+    def _linked(self, value: str | None) -> str:
+        if value is None:
+            raise CallerError(
+                f"this site ({self.site}) has no link to its hub",
+                "carry what is recorded there: cmf-agent bundle export FILE",
+            )
+        return value
 
     def save(self) -> None:
         """Write the file, readable by its owner only."""
         content = {
             "version": JOIN_VERSION,
             "site": self.site,
-            "url": self.url,
+            "url": self.address,
             "hub_id": self.hub_id.hex(),
-            "login": self.login,
+            "hub_key": self.hub_key.hex(),
+            "login": self._login,
             "token": self.token,
             "ca": self.ca,
         }
         write_private(self.path, json.dumps(content, indent=2).encode() + b"\n")
 
     def forget_token(self) -> None:
-        """Drop the token, here and in the file, now that the hub knows this site's key."""
-        self.token = None
+        """Drop the token, here and in the file, now that the hub knows this site's key; one of a file that was joined since is kept."""
+        used, self.token = self.token, None
+        if used is None:
+            return
         kept = _read(self.path, self.path)  # the address here may be a flag's
-        if kept.token is not None:
+        if kept.token == used:
             kept.token = None
             kept.save()
 
@@ -70,18 +103,23 @@ def load_hub(home: Home) -> HubFile | None:
     return _read(home.hub_path, home.hub_path)
 
 
-def hub_in_force(home: Home, *, url: str | None = None) -> HubFile:
-    """Return the hub that `home` has joined, at the address in force; `url` is what a flag said.
-
-    Raises `CallerError` if it has joined none.
-    """
+def joined_hub(home: Home) -> HubFile:
+    """Return the hub that `home` has joined, with a link or without; raise `CallerError` if it has joined none."""
     hub = load_hub(home)
     if hub is None:
         raise CallerError(
             "this site has not joined a hub", "run `cmf-agent join FILE` with the file that the hub's operator made"
         )
-    configured = load_settings(home.config_path, hub_url=url).hub_url
-    hub.url = _checked(configured) if configured else hub.url
+    return hub
+
+
+def hub_in_force(home: Home, *, url: str | None = None) -> HubFile:
+    """Return the hub that `home` has joined, at the address in force; `url` is what a flag said.
+
+    Raises `CallerError` if it has joined none, or has no link to it.
+    """
+    hub = joined_hub(home)
+    hub.use_address(load_settings(home.config_path, hub_url=url).hub_url or hub.url)
     return hub
 
 
@@ -92,7 +130,10 @@ def join(home: Home, join_file: Path, *, url: str | None = None, replaces: bool 
     `replaces`.
     """
     hub = _read(join_file, home.hub_path)
-    hub.url = _checked(url or hub.url)
+    if url is not None:
+        hub.use_address(url)
+    elif hub.address is not None:
+        _checked(hub.address)
     before = _joined_before(home)
     if before is not None and (before.site, before.hub_id) != (hub.site, hub.hub_id) and not replaces:
         raise CallerError(
@@ -103,6 +144,11 @@ def join(home: Home, join_file: Path, *, url: str | None = None, replaces: bool 
     return hub
 
 
+def read_join_file(join_file: Path) -> HubFile:
+    """Return what a join file says; raise `CallerError` if it is none."""
+    return _read(join_file, join_file)
+
+
 def _joined_before(home: Home) -> HubFile | None:
     try:
         return load_hub(home)
@@ -111,7 +157,8 @@ def _joined_before(home: Home) -> HubFile | None:
 
 
 def _named(hub: HubFile) -> str:
-    return f"the hub {hub.hub_id.hex()} at {hub.url} as {hub.site}"
+    place = f" at {hub.address}" if hub.address is not None else ""
+    return f"the hub {hub.hub_id.hex()}{place} as {hub.site}"
 
 
 def _checked(url: str) -> str:
@@ -139,12 +186,14 @@ def _read(path: Path, kept_at: Path) -> HubFile:
             f"{path} is not a join file of version {JOIN_VERSION}: its version is {version!r}",
             _HINT if version is None else "install a release of cmf-sync that is as new as the hub's",
         )
+    has_link = fields.get("url") is not None or fields.get("login") is not None
     return HubFile(
         kept_at,
         site=_text(path, fields, "site", _SITE),
-        url=_text(path, fields, "url", re.compile(r"\S+")),
+        url=_text(path, fields, "url", re.compile(r"\S+")) if has_link else None,
         hub_id=bytes.fromhex(_text(path, fields, "hub_id", _HUB_ID)),
-        login=_text(path, fields, "login", _LOGIN),
+        hub_key=bytes.fromhex(_text(path, fields, "hub_key", _HUB_KEY)),
+        login=_text(path, fields, "login", _LOGIN) if has_link else None,
         token=_optional(path, fields, "token"),
         ca=_optional(path, fields, "ca"),
     )

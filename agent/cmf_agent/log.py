@@ -4,9 +4,11 @@ Rules
 - When `append` returns, its events survive a crash of the machine; when it raises, none of them was recorded.
 - Whoever appends queues on the lock file first. Within a process, threads that wait are served together, in one
   commit, by the first of them (group commit); each gets its own events, or its own error.
-- The head is remembered. Should another process have appended meanwhile, the next place in the table is taken:
-  the insert says so, and only then is the head read again. Asking each time would cost more than all of that.
+- The head is remembered. The insert itself checks that it still is the database's last event, and only if it is not is
+  the head read again: another process may have appended, or opened a successor log, in which everyone goes on.
 - After any failure the connection is thrown away and the next append opens a new one.
+- Whoever opens the database looks first if the file was copied or put back (`place.py`), and whoever keeps it open looks
+  again from time to time: then a successor log is opened, and nothing is appended to the log that may go on elsewhere.
 - A fork waits for the append that is going on and closes the connection: SQLite's locks and its shared memory
   belong to a process, and a child with an open copy would damage the log by opening it.
 - A signal handler that appends in the midst of an append of its own thread gets `TurnHeld`: it can't be waited for.
@@ -20,10 +22,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from os import urandom
 from pathlib import Path
-from time import time_ns
+from time import monotonic, time_ns
 
 from cmf_agent.forking import FORK_WAIT_S, Forkable, renew_after_fork
+from cmf_agent.home import Home
 from cmf_agent.locking import QueueLock
+from cmf_agent.place import reason_to_succeed
 from cmf_agent.schema import SEQUENCE_BITS, open_database
 from cmf_graph.database import Connection, store_errors
 from cmf_protocol.errors import CallerError, CmfError, StoreError
@@ -32,9 +36,17 @@ from cmf_protocol.events import SALT_BYTES, Draft, Event, Head, decode_header, h
 #: From this many events on, the cyclic garbage collector rests while they are made: they hold no cycles.
 _BULK_FROM = 1_000
 
+#: How long an open log is appended to before someone looks again where it lies, s; it takes some 60 µs.
+LOOK_EVERY_S = 10.0
+
 _new_tuple = tuple.__new__  # a NamedTuple's own constructor takes three times as long
 
 _INSERT = "INSERT INTO events (position, event_id, header, body) VALUES (?, ?, ?, ?)"
+#: ?5 is the id of the head that the event was chained to: if that is not the last event, there is no event id, which is refused.
+_INSERT_NEXT = (
+    "INSERT INTO events (position, event_id, header, body) VALUES "
+    "(?1, CASE (SELECT event_id FROM events ORDER BY position DESC LIMIT 1) WHEN ?5 THEN ?2 END, ?3, ?4)"
+)
 _NEWEST_LOG = "SELECT id, log_id FROM logs ORDER BY id DESC LIMIT 1"
 _HEAD = (
     "SELECT position, event_id, header FROM events WHERE position BETWEEN ? << 40 AND (? + 1 << 40) - 1 "
@@ -76,6 +88,7 @@ class Log(Forkable):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._home = Home(path.parent, path.parent)  # the root, unknown here, is not used
         self._lock = QueueLock(path.with_suffix(".lock"))
         self._turn = threading.RLock()  # so that a signal handler finds `_busy` instead of waiting for itself
         self._busy = False
@@ -85,6 +98,7 @@ class Log(Forkable):
         self._stranded: Connection | None = None
         self._base = 0
         self._head: Head | None = None
+        self._look_at_s = 0.0
         renew_after_fork(self)
 
     def append(self, drafts: Sequence[Draft]) -> list[Event]:
@@ -121,8 +135,7 @@ class Log(Forkable):
     def head(self) -> Head:
         """Return the newest event of the log that is appended to, as the database has it now."""
         with self._usable() as connection:
-            self._base, head = read_head(connection, self.path)
-        return head
+            return read_head(connection, self.path)[1]
 
     def holds_environment(self, content_id: str) -> bool:
         """Tell if this log has recorded the environment with that content id."""
@@ -179,19 +192,19 @@ class Log(Forkable):
         This is the way of nearly every event; each microsecond here was measured.
         """
         connection, head = self._connection, self._head
-        if connection is None or head is None:
+        if connection is None or head is None or monotonic() > self._look_at_s:
             return None
         try:
             with self._lock:
                 events = make_events(head, drafts, urandom(SALT_BYTES), time_ns() // 1000)
                 event_id, header, header_bytes, body = events[0]
                 sequence = header[4]
-                connection.execute(_INSERT, (self._base + sequence, event_id, header_bytes, body))
+                connection.execute(_INSERT_NEXT, (self._base + sequence, event_id, header_bytes, body, head[2]))
                 self._head = _new_tuple(Head, (header[3], sequence, event_id, header[6]))
                 return events
         except CallerError:
             raise
-        except connection.IntegrityError:  # another process has appended
+        except connection.IntegrityError:  # another process has appended, or opened a successor log
             return None
         except Exception as error:  # noqa: BLE001 - it leaves as ours
             self._drop_connection()
@@ -208,8 +221,9 @@ class Log(Forkable):
         try:
             while self._waiting:
                 batch.append(self._waiting.popleft())
+            connection = self._ready()
             with self._lock:
-                self._commit_many(self._connection or self._open(), batch)
+                self._commit_many(connection, batch)
         except Exception as error:  # noqa: BLE001 - every waiter gets it, and raises it
             _give_error(batch, _as_store_error(self.path, error))
             self._drop_connection()
@@ -224,7 +238,10 @@ class Log(Forkable):
 
     def _commit_many(self, connection: Connection, batch: list[_Waiter]) -> None:
         connection.execute("BEGIN IMMEDIATE")  # ended, should anything fail, by closing the connection
-        self._base, head = read_head(connection, self.path)
+        base, head = read_head(connection, self.path)
+        if self._head is not None and base + head.sequence < self._base + self._head.sequence:
+            raise StoreError(f"{self.path}: an older copy was put back while it was open", "append again")
+        self._base = base
         for waiter in batch:
             head = self._insert(connection, head, waiter)
         connection.execute("COMMIT")
@@ -250,7 +267,7 @@ class Log(Forkable):
     def _usable(self) -> Iterator[Connection]:
         """Lend the connection for a question; errors become ours."""
         with self._alone(), store_errors(self.path):
-            yield self._connection or self._open()
+            yield self._ready()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -264,14 +281,38 @@ class Log(Forkable):
             finally:
                 self._busy = False
 
+    def _ready(self) -> Connection:
+        """Return the open database, in which the newest log can be gone on in."""
+        if self._connection is not None:
+            if monotonic() <= self._look_at_s:
+                return self._connection
+            if reason_to_succeed(self._home, self._connection) is not None:
+                self._drop_connection()
+        connection = self._connection or self._open()
+        self._look_at_s = monotonic() + LOOK_EVERY_S
+        return connection
+
     def _open(self) -> Connection:
         if self._stranded is not None:
             raise StoreError(
                 f"{self.path} was in use when this process was forked", "start this process by spawn, not by fork"
             )
         self._head = None
-        self._connection = open_database(self.path)
-        return self._connection
+        connection = open_database(self.path)
+        try:
+            if reason_to_succeed(self._home, connection) is not None:
+                self._succeed(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return connection
+
+    def _succeed(self, connection: Connection) -> None:
+        from cmf_agent.opening import succeed_if_copied  # with it comes what signs
+
+        with self._lock:
+            succeed_if_copied(connection, self._home)
 
     def _drop_connection(self) -> None:
         connection, self._connection, self._head = self._connection, None, None

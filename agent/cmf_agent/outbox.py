@@ -5,20 +5,24 @@ Rules
 - A confirmation counts only where this log's own event at that sequence has that id. It never moves backwards,
   unless the hub itself turned out to hold less (`reset`).
 - `status` opens an outbox: what only pushing needs is imported by the method that needs it.
-- Every signature made is kept, before what it signs is sent: a range is sent again only with the ends it had.
+- Every signature made is kept, before what it signs is sent: a range is sent again only with the ends it had. The newest event of that
+  time is noted beside the database too (`place.note_pushed`): an older copy that is put back has lost its signatures as well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cmf_agent.home import Home
 from cmf_agent.locking import QueueLock
+from cmf_agent.place import note_pushed
 from cmf_agent.reading import StoredEvent
 from cmf_agent.schema import SEQUENCE_BITS, SEQUENCE_MASK, open_database
 from cmf_graph.database import connect, store_errors, transaction
 from cmf_protocol.errors import CallerError
 
 if TYPE_CHECKING:
+    from cmf_protocol.chains import Mark
     from cmf_protocol.segments import Statement
 
 #: What one call of `after` returns unless told: four full segments.
@@ -66,6 +70,11 @@ class Outbox:
         with store_errors(self._path):
             return [row[0] for row in self._connection.execute("SELECT log_id FROM logs ORDER BY id")]
 
+    def version(self) -> int:
+        """Return a number that is another one as soon as somebody else's commit can be read here (sqlite.org: PRAGMA data_version)."""
+        with store_errors(self._path):
+            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
     def head(self, log_id: bytes) -> tuple[int, bytes]:
         """Return sequence and event id of a log's newest event."""
         newest = self._events(log_id, 0, "DESC", 1)[0]
@@ -73,8 +82,12 @@ class Outbox:
 
     def event_id(self, log_id: bytes, sequence: int) -> bytes | None:
         """Return the id of a log's event at `sequence`, None beyond its head."""
-        found = self._events(log_id, sequence - 1, "ASC", 1)
-        return found[0].event_id if found and found[0].sequence == sequence else None
+        position = (self._number(log_id) << SEQUENCE_BITS) + sequence
+        if not 1 <= sequence <= SEQUENCE_MASK:
+            return None
+        with store_errors(self._path):
+            row = self._connection.execute("SELECT event_id FROM events WHERE position = ?", (position,)).fetchone()
+        return bytes(row[0]) if row else None
 
     def after(self, log_id: bytes, sequence: int, limit: int = AFTER_ROWS) -> list[StoredEvent]:
         """Return up to `limit` events of a log that follow `sequence`, in order."""
@@ -109,16 +122,16 @@ class Outbox:
 
     # -- signatures ------------------------------------------------------------------------------------------------
 
-    def cuts(self, log_id: bytes, after: int = 0) -> list[Cut]:
-        """Return every segment signed of a log that ends beyond the sequence `after`, in the order of their events."""
+    def cuts(self, log_id: bytes, after: int = 0, limit: int = -1) -> list[Cut]:
+        """Return the segments signed of a log that end beyond the sequence `after`, in the order of their events; -1: all."""
         from cmf_protocol.encoding import decode
         from cmf_protocol.segments import SEGMENT_EVENTS_MAX, Statement
 
         with store_errors(self._path):
             rows = self._connection.execute(  # `first` is indexed, and no segment is longer than that
                 "SELECT statement, signature FROM segments WHERE log = ? AND first > ? AND last > ? "
-                "ORDER BY first, last, head",
-                (self._number(log_id), after - SEGMENT_EVENTS_MAX, after),
+                "ORDER BY first, last, head LIMIT ?",
+                (self._number(log_id), after - SEGMENT_EVENTS_MAX, after, limit),
             ).fetchall()
         return [Cut(Statement._make(decode(statement)), signature) for statement, signature in rows]
 
@@ -139,6 +152,9 @@ class Outbox:
         ]
         with self._lock, transaction(self._connection, str(self._path)):
             self._connection.executemany("INSERT OR IGNORE INTO segments VALUES (?, ?, ?, ?, ?, ?)", rows)
+        heads = {statement.log_id: statement for statement, _ in cuts}
+        for log_id, statement in heads.items():  # the head, so that it is written once for all cuts of a push
+            note_pushed(Home(self._path.parent, self._path.parent), log_id, statement.head_sequence, statement.head_id)
 
     # -- how far each hub is ---------------------------------------------------------------------------------------
 
@@ -147,13 +163,36 @@ class Outbox:
         row = self._delivery(hub, log_id)
         return int(row[0]) if row else 0
 
-    def record_published(self, hub: bytes, log_id: bytes, sequence: int) -> None:
-        """Note that a log was handed over up to `sequence`."""
+    def mark(self, hub: bytes, log_id: bytes) -> "Mark | None":
+        """Return up to where, and where to, a log was published to that hub; None if that is not known."""
+        from cmf_protocol.chains import Mark
+
+        row = self._delivery(hub, log_id)
+        return Mark(row[0], row[3], row[4]) if row and row[3] is not None else None
+
+    def record_progress(
+        self, hub: bytes, confirmed: Mapping[bytes, tuple[int, bytes]], marks: Mapping[bytes, "Mark"]
+    ) -> None:
+        """Note, in one commit, what that hub has confirmed (sequence, event id) and been given of these logs.
+
+        The caller has checked that the confirmations are about these logs' own chains. They never lower what was confirmed.
+        """
+        if not confirmed and not marks:
+            return
         with self._lock, transaction(self._connection, str(self._path)):
-            self._ensure_delivery(hub, log_id)
-            self._connection.execute(
-                "UPDATE deliveries SET published = ? WHERE hub = ? AND log = ?", (sequence, hub, self._number(log_id))
-            )
+            for log_id, (sequence, event_id) in confirmed.items():
+                self._ensure_delivery(hub, log_id)
+                self._connection.execute(
+                    "UPDATE deliveries SET confirmed = ?1, confirmed_id = ?2, published = max(published, ?1) "
+                    "WHERE hub = ?3 AND log = ?4 AND confirmed < ?1",
+                    (sequence, event_id, hub, self._number(log_id)),
+                )
+            for log_id, mark in marks.items():
+                self._ensure_delivery(hub, log_id)
+                self._connection.execute(
+                    "UPDATE deliveries SET published = ?, stream_id = ?, stream_sequence = ? WHERE hub = ? AND log = ?",
+                    (*mark, hub, self._number(log_id)),
+                )
 
     def confirmed(self, hub: bytes, log_id: bytes) -> tuple[int, bytes] | None:
         """Return sequence and event id up to which that hub holds a log; None for nothing."""
@@ -183,7 +222,7 @@ class Outbox:
         with self._lock, transaction(self._connection, str(self._path)):
             self._ensure_delivery(hub, log_id)
             self._connection.execute(
-                "UPDATE deliveries SET confirmed = 0, confirmed_id = NULL, published = 0 WHERE hub = ? AND log = ?",
+                "UPDATE deliveries SET confirmed = 0, confirmed_id = NULL WHERE hub = ? AND log = ?",
                 (hub, self._number(log_id)),
             )
 
@@ -202,10 +241,10 @@ class Outbox:
         with self._lock, transaction(self._connection, str(self._path)):
             self._connection.execute("INSERT OR REPLACE INTO hubs VALUES (?, ?, ?)", (hub, incarnation, now_us()))
 
-    def _delivery(self, hub: bytes, log_id: bytes) -> tuple[int, int, bytes] | None:
+    def _delivery(self, hub: bytes, log_id: bytes) -> tuple[int, int, bytes, str | None, int] | None:
         with store_errors(self._path):
-            found: tuple[int, int, bytes] | None = self._connection.execute(
-                "SELECT published, confirmed, confirmed_id FROM deliveries WHERE hub = ? AND log = ?",
+            found: tuple[int, int, bytes, str | None, int] | None = self._connection.execute(
+                "SELECT published, confirmed, confirmed_id, stream_id, stream_sequence FROM deliveries WHERE hub = ? AND log = ?",
                 (hub, self._number(log_id)),
             ).fetchone()
         return found

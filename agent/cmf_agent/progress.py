@@ -1,12 +1,14 @@
-"""A progress bar for hashing large files: on standard error, and only on a terminal."""
+"""Progress bars for what takes long: on standard error, and only on a terminal."""
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 #: From this size on, bytes, hashing takes long enough to wonder.
 SHOWN_FROM = 64 << 20
+#: From this count on sending takes long enough to wonder, on a slow line.
+COUNT_SHOWN_FROM = 1_000
 
 
 @contextmanager
@@ -22,6 +24,30 @@ def hashing_progress(path: Path) -> Iterator[Callable[[int], None] | None]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"hashing {path.name}", total=total)
         yield lambda count: bar.advance(task, count)
+
+
+@contextmanager
+def counting_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield what takes (done, total); a bar is shown once there is enough to do."""
+    with ExitStack() as stack:
+        bars: list[Callable[[int, int], None]] = []
+
+        def show(done: int, total: int) -> None:
+            if not bars and total - done >= COUNT_SHOWN_FROM and sys.stderr is not None and sys.stderr.isatty():
+                bars.append(_open_bar(stack, what))
+            for update in bars:
+                update(done, total)
+
+        yield show
+
+
+def _open_bar(stack: ExitStack, what: str) -> Callable[[int, int], None]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
+    task = bar.add_task(what, total=None)
+    return lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _size(path: Path) -> int:

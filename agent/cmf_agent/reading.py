@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from cmf_agent.schema import SEQUENCE_BITS
+from cmf_agent.schema import SEQUENCE_BITS, missing_log
 from cmf_graph.database import connect, store_errors
-from cmf_protocol.errors import StoreError
 
 if TYPE_CHECKING:
     from cmf_protocol.events import Event, Header
@@ -58,7 +57,7 @@ class LogReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         if not path.exists():
-            raise StoreError(f"{path} is missing", "bring it back from a copy, or run `cmf-agent init` for a new log")
+            raise missing_log(path)
         self._connection = connect(path, read_only=True)
 
     def __enter__(self) -> "LogReader":

@@ -50,7 +50,7 @@ def resolve_ref(home: Home, ref: str) -> Target:
 
 
 def events_about(home: Home, node: Node, types: tuple[str, ...]) -> list[EventRow]:
-    """Return this site's events of these types that are about `node`, each log's in order."""
+    """Return the events of these types, recorded here or pulled, that are about `node`, each branch's in order."""
     with local_view(home) as graph:
         node_id = graph.node_id(node) if node[0] in KIND_CODES else None
         rows = [] if node_id is None else graph.events_about(node_id)

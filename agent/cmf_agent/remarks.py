@@ -1,4 +1,4 @@
-"""What people say about what is recorded: tags, notes, retractions. Each appends one event and returns it.
+"""What people say about what is recorded: tags, notes, retractions, accepted gaps. Each appends one event and returns it.
 
 Rules
 - Nothing is taken away: a removal or a retraction is an event too.
@@ -10,17 +10,21 @@ from collections.abc import Mapping
 from cmf_agent.home import Home
 from cmf_agent.log import Log
 from cmf_agent.naming import describe_node
+from cmf_agent.reading import LogReader
 from cmf_agent.refs import events_about
 from cmf_agent.runs import checked_text, description
 from cmf_graph.graph import EventRow
 from cmf_protocol.errors import CallerError
 from cmf_protocol.events import Draft, Event, Node, decode_body
+from cmf_protocol.fold import ALWAYS_SAID
+from cmf_protocol.gaps import Gap
 from cmf_protocol.types import (
     RETRACTED,
     TAG_ADDED,
     TAG_REMOVED,
     UNRETRACTED,
     checked_name,
+    gap_accepted,
     note_added,
     retracted,
     tag_added,
@@ -28,7 +32,9 @@ from cmf_protocol.types import (
     unretracted,
 )
 
-_NO_STATEMENTS = "only statements can be retracted, not the opening of a log or a retraction (unretract that)"
+_NO_STATEMENTS = (
+    "only statements can be retracted, not the opening of a log, an accepted gap, or a retraction (unretract that)"
+)
 
 
 def describe_here(home: Home, pipeline: str, stage: str | None, properties: Mapping[str, object]) -> Event:
@@ -68,7 +74,7 @@ def retract(home: Home, target: Node | EventRow, reason: str) -> Event:
     reason = checked_text(reason, "reason")
     if not isinstance(target, EventRow):
         return _append(home, retracted((target,), reason))
-    if target.header.type == "log.opened" or target.header.type.startswith("record."):
+    if target.header.type in ALWAYS_SAID:
         raise CallerError(f"a {target.header.type} event can't be retracted", _NO_STATEMENTS)
     return _append(home, retracted(target.header.about, reason, event=target.event_id))
 
@@ -84,14 +90,26 @@ def unretract(home: Home, target: Node | EventRow, reason: str | None = None) ->
         return log.append(drafts)
 
 
+def accept_gap(home: Home, key: bytes, gap: Gap, reason: str) -> Event:
+    """Say that what is missing in a log of `key` is lost for ever; a hub heeds it if it lets this site operate."""
+    if gap.before == gap.after:
+        raise CallerError("the events before and after the gap are one", "take both from: cmf-hub query sites")
+    return _append(home, gap_accepted(key, gap.log_id, gap.before, gap.after, reason=checked_text(reason, "reason")))
+
+
 def _standing_retractions(home: Home, target: Node | EventRow) -> list[EventRow]:
     node = target.header.about[0] if isinstance(target, EventRow) else target
     found = events_about(home, node, (RETRACTED, UNRETRACTED))
     withdrawn = {decode_body(row.body or b"").get("retraction") for row in found if row.header.type == UNRETRACTED}
+    with LogReader(home.log_path) as reader:
+        own = {log.log_id for log in reader.logs()}
     return [
         row
         for row in found
-        if row.header.type == RETRACTED and row.event_id not in withdrawn and _is_against(row, target)
+        if row.header.type == RETRACTED
+        and row.header.log_id in own  # another site's retraction is withdrawn by its own chain alone
+        and row.event_id not in withdrawn
+        and _is_against(row, target)
     ]
 
 

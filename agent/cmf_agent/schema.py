@@ -4,7 +4,7 @@
     events        every event; position = log << 40 | sequence
     segments      every signature made: where the log was cut when it was sent
     hubs          what each hub said last
-    deliveries    per hub and log: how far it was published and confirmed
+    deliveries    per hub and log: how far it was published (and where in which stream) and confirmed
     environments  which environments a log holds already
 
 Rules
@@ -21,6 +21,8 @@ from cmf_protocol.errors import StoreError
 
 SEQUENCE_BITS = 40
 SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1
+#: The folder beside a log in which a lost one is brought back (`restoring.py`).
+RESTORING = "restoring"
 
 _GROW_ONLY = ("events", "segments", "logs")
 
@@ -60,11 +62,14 @@ def create_tables(connection: Connection, name: str) -> None:
         )
         database.create_table(
             "deliveries",
-            {"hub": bytes, "log": int, "published": int, "confirmed": int, "confirmed_id": bytes},
+            {
+                "hub": bytes, "log": int, "published": int, "stream_id": str, "stream_sequence": int,
+                "confirmed": int, "confirmed_id": bytes,
+            },
             pk=("hub", "log"),
             defaults={"published": 0, "confirmed": 0},
             if_not_exists=True,
-        )
+        )  # fmt: skip
         database.create_table(
             "environments", {"log": int, "content_id": str}, pk=("log", "content_id"), if_not_exists=True
         )
@@ -79,5 +84,20 @@ def create_tables(connection: Connection, name: str) -> None:
 def open_database(path: Path) -> Connection:
     """Open the existing database of a log for writing; raise `StoreError` if it isn't there."""
     if not path.exists():
-        raise StoreError(f"{path} is missing", "bring it back from a copy, or run `cmf-agent init` for a new log")
+        raise missing_log(path)
     return connect(path)
+
+
+def is_restoring(path: Path) -> bool:
+    """Tell if the log that is to be at `path` is being brought back from a hub, and not there yet."""
+    return path.with_name(RESTORING).exists() and not path.exists()
+
+
+def missing_log(path: Path) -> StoreError:
+    """Return the error for a log's database that is not there."""
+    if is_restoring(path):
+        return StoreError(
+            f"{path} is not there yet: it is being brought back from the hub",
+            "let `cmf-agent init --join FILE --restore` come to its end: run it again",
+        )
+    return StoreError(f"{path} is missing", "bring it back from a copy, or run `cmf-agent init` for a new log")

@@ -22,7 +22,8 @@ TEMPLATE = """\
 # actor = "maria"            # CMF_ACTOR: who is responsible; the login name is recorded anyway
 
 [hub]
-# url = "nats://hub.example.org:4222"   # CMF_HUB: instead of the address in the join file
+# url = "tls://hub.example.org:4222"    # CMF_HUB: instead of the address in the join file
+# bandwidth = "64KB/s"       # CMF_BANDWIDTH: the daemon sends no more than that
 
 [capture]
 # diff = "full"              # CMF_CAPTURE_DIFF: also record the text of uncommitted changes (its first 200 KiB)
@@ -41,6 +42,8 @@ class Settings(NamedTuple):
     hub_url: str | None = None
     capture_diff: bool = False
     capture_env: tuple[str, ...] = ()
+    #: What the daemon may send, bytes/s.
+    bandwidth: float | None = None
 
 
 def user_config_path(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
@@ -67,7 +70,20 @@ def load_settings(
         hub_url=hub_url or environment.get("CMF_HUB") or _lookup(tables, "hub.url", str),
         capture_diff=bool(_lookup(tables, "capture.diff", bool) if diff is None else _variable_flag(diff)),
         capture_env=_names(_lookup(tables, "capture.env", list) if env is None else env.split(",")),
+        bandwidth=_rate(environment.get("CMF_BANDWIDTH") or _lookup(tables, "hub.bandwidth", str)),
     )
+
+
+def _rate(text: str | None) -> float | None:
+    if text is None:
+        return None
+    from cmf_link.pace import read_rate  # here: a run needs none
+
+    try:
+        return read_rate(text)
+    except CallerError as error:
+        _leave_out(f"the bandwidth {text!r}", error.hint)
+        return None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,13 +1,17 @@
 """What this site holds, how much of it its hub has confirmed, and what it waits for.
 
-This is the command that people and monitors call most often, so it imports next to nothing.
+Rules
+- This is the command that people and monitors call most often, so it imports next to nothing; what reads events is imported
+  where there are several logs.
 """
 
+from cmf_agent.activity import Activity, read_activity
 from cmf_agent.home import Home, find_home
 from cmf_agent.hub_file import HubFile, load_hub
 from cmf_agent.outbox import Outbox
+from cmf_agent.place import reason_to_succeed
 from cmf_agent.reading import LogReader, LogRow
-from cmf_graph.database import sqlite_version, sqlite_warning
+from cmf_graph.database import connect, sqlite_version, sqlite_warning, store_errors
 from cmf_graph.output import print_json, print_text
 from cmf_graph.times import rfc3339
 
@@ -15,45 +19,96 @@ Status = dict[str, object]
 
 
 def site_status(home: Home) -> Status:
-    """Return the fields of `cmf-agent status --json`; counts are of the events of all this site's logs."""
+    """Return the fields of `cmf-agent status --json`; counts are of the events of all this site's logs.
+
+    `log_id` is the log that is appended to. `logs` is there where there are several, oldest first. `note` says why the next
+    event opens another log, None if it does not.
+    """
     hub = load_hub(home)
     with LogReader(home.log_path) as reader:
         logs = reader.logs()
+        published, confirmed, contact_us = _delivered(home, hub, logs)
+        several = {"logs": _several(reader, logs, confirmed)} if len(logs) > 1 else {}
     current = logs[-1] if logs else None
-    published, confirmed, contact_us = _delivered(home, hub, logs)
     events = sum(log.head_sequence for log in logs)
+    pending = events - sum(confirmed)
+    daemon = read_activity(home)
     return {
         "site": hub.site if hub else None,
         "public_key": current.key.hex() if current else None,
         "log_id": current.log_id.hex() if current else None,
+        **several,
         "events": events,
         "published": published,
-        "confirmed": confirmed,
-        "pending": events - confirmed,
-        "hub": hub.url if hub else None,
+        "confirmed": sum(confirmed),
+        "pending": pending,
+        "hub": hub.address if hub else None,
         "last_contact": rfc3339(contact_us),
         "sqlite_version": sqlite_version(),
         "home": str(home.path),
-        "waits_for": _waits_for(hub, events - confirmed, contact_us),
+        "note": _note(home),
+        "daemon": _daemon(daemon),
+        "waits_for": _waits_for(hub, pending, contact_us, daemon),
     }
 
 
-def _delivered(home: Home, hub: HubFile | None, logs: list[LogRow]) -> tuple[int, int, int | None]:
-    """Return how many events were published, how many are confirmed, and when the hub last answered (µs)."""
+def _daemon(found: Activity | None) -> dict[str, object] | None:
+    if found is None:
+        return None
+    return {"pid": found.pid, "state": found.state, "detail": found.detail or None, "since": rfc3339(found.since_us)}
+
+
+def _delivered(home: Home, hub: HubFile | None, logs: list[LogRow]) -> tuple[int, list[int], int | None]:
+    """Return how many events were published, how many of each log are confirmed, and when the hub last answered (µs)."""
     if hub is None:
-        return 0, 0, None
+        return 0, [0] * len(logs), None
     with Outbox(home.log_path, read_only=True) as outbox:
         confirmed = [outbox.confirmed(hub.hub_id, log.log_id) for log in logs]
         published = sum(outbox.published(hub.hub_id, log.log_id) for log in logs)
         contact = outbox.contact(hub.hub_id)
-    return published, sum(place[0] for place in confirmed if place), contact.last_contact_us if contact else None
+    return published, [place[0] if place else 0 for place in confirmed], contact.last_contact_us if contact else None
 
 
-def _waits_for(hub: HubFile | None, pending: int, contact_us: int | None) -> str:
+def _several(reader: LogReader, logs: list[LogRow], confirmed: list[int]) -> list[dict[str, object]]:
+    from cmf_agent.successions import succession_of
+
+    items: list[dict[str, object]] = []
+    for log, count in zip(logs, confirmed, strict=True):
+        succession = succession_of(reader, log)
+        items.append(
+            {
+                "log_id": log.log_id.hex(),
+                "predecessor": succession.log_id.hex() if succession else None,
+                "reason": succession.reason if succession else None,
+                "opened": rfc3339(log.opened_us),
+                "events": log.head_sequence,
+                "confirmed": count,
+            }
+        )
+    return items
+
+
+def _note(home: Home) -> str | None:
+    connection = connect(home.log_path, read_only=True)
+    try:
+        with store_errors(home.log_path):
+            reason = reason_to_succeed(home, connection)
+    finally:
+        connection.close()
+    return f"the next event opens a successor log: {reason}" if reason else None
+
+
+def _waits_for(hub: HubFile | None, pending: int, contact_us: int | None, daemon: Activity | None) -> str:
     if hub is None:
         return "a hub: join one with `cmf-agent join FILE`; until then everything is kept here"
     if not pending:
         return "nothing: the hub has confirmed every event"
+    if hub.address is None:
+        return f"{pending} events to be confirmed: carry them with `cmf-agent bundle export FILE`, and the hub's receipt back"
+    if daemon is not None:
+        return f"{pending} events to be confirmed: the daemon is {daemon.state}" + (
+            f" ({daemon.detail})" if daemon.detail else ""
+        )
     if contact_us is None:
         return f"the first push: {pending} events are to be sent with `cmf-agent push`"
     return f"{pending} events to be confirmed: send them with `cmf-agent push`"
@@ -61,11 +116,28 @@ def _waits_for(hub: HubFile | None, pending: int, contact_us: int | None) -> str
 
 def status_text(status: Status) -> str:
     """Return a status as people read it."""
-    shown = {key: "-" if value is None else value for key, value in status.items()}
-    lines = [f"{key.replace('_', ' '):<15}{value}" for key, value in shown.items() if key != "waits_for"]
-    lines.append(f"{'waits for':<15}{status['waits_for']}")
+    lines: list[str] = []
+    for key, value in status.items():
+        if isinstance(value, list):
+            lines += [_line("logs", len(value)), *(f"  {_log_text(log)}" for log in value)]
+        elif isinstance(value, dict):
+            detail = f": {value['detail']}" if value["detail"] else ""
+            lines.append(_line(key, f"process {value['pid']}, {value['state']} since {value['since']}{detail}"))
+        elif key != "note" or value is not None:
+            lines.append(_line(key, "-" if value is None else value))
     warning = sqlite_warning(str(status["sqlite_version"]))
-    return "\n".join([*lines, *([f"{'warning':<15}{warning}"] if warning else [])])
+    return "\n".join([*lines, *([_line("warning", warning)] if warning else [])])
+
+
+def _line(key: str, value: object) -> str:
+    return f"{key.replace('_', ' '):<15}{value}"
+
+
+def _log_text(log: dict[str, object]) -> str:
+    from cmf_graph.text import clean
+
+    since = f", goes on from {str(log['predecessor'])[:8]}: {clean(str(log['reason']))}" if log["predecessor"] else ""
+    return f"{log['log_id']}  {log['events']} events, {log['confirmed']} confirmed; opened {log['opened']}{since}"
 
 
 def print_status(*, as_json: bool) -> None:

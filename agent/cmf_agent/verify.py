@@ -1,7 +1,8 @@
-"""Checks a log from its first event to its last: the file, the chain, the hashes, the signatures.
+"""Checks the logs from their first events to their last: the file, the chains, the hashes, the signatures, the successions.
 
 Rules
 - It reads and changes nothing. A fault ends the check of that log: what follows a broken link proves nothing.
+- A log that goes on from one that is not held here, or that says so without a signature, makes a claim: no fault.
 """
 
 from collections.abc import Iterator
@@ -10,11 +11,12 @@ from typing import NamedTuple
 
 from cmf_agent.home import Home
 from cmf_agent.reading import LogReader, LogRow, StoredEvent
+from cmf_agent.successions import succession_claim
 from cmf_protocol.encoding import decode
 from cmf_protocol.errors import CmfError, DecodeError, PeerError
 from cmf_protocol.events import Event, decode_body, decode_event
 from cmf_protocol.segments import Statement
-from cmf_protocol.signing import SEGMENT_TAG, verifies
+from cmf_protocol.signing import SEGMENT_TAG, Succession, verifies
 from cmf_protocol.types import LOG_OPENED
 
 
@@ -42,15 +44,16 @@ def verify(home: Home) -> Report:
     try:
         with LogReader(home.log_path) as reader:
             problems += [Problem(None, None, text) for text in reader.problems_of_file()]
-            for log in reader.logs():
+            found = reader.logs()
+            for log in found:
                 ids: dict[int, bytes] = {}
                 logs += 1
                 problem = _check_chain(reader, log, ids)
                 problems += [problem] if problem else []
                 events += len(ids)
-                checked, wrong = _check_signatures(reader, log, ids)
-                signatures += checked
-                problems += wrong
+                for checked, wrong in (_check_signatures(reader, log, ids), _check_succession(reader, log, found)):
+                    signatures += checked
+                    problems += wrong
     except PeerError as error:  # a page that SQLite itself can't read
         problems.append(Problem(None, None, str(error)))
     return Report(logs, events, signatures, problems)
@@ -111,3 +114,24 @@ def _check_signatures(reader: LogReader, log: LogRow, ids: dict[int, bytes]) -> 
         elif statement.last_sequence > len(ids) and len(ids) == log.head_sequence:
             problems.append(Problem(log.log_id, statement.last_sequence, "it was signed once and is missing now"))
     return len(cuts), problems
+
+
+def _check_succession(reader: LogReader, log: LogRow, logs: list[LogRow]) -> tuple[int, list[Problem]]:
+    """Return how many signatures were checked, and what is wrong with the log that this one says it goes on from."""
+    claim = succession_claim(reader, log)
+    if claim is None:
+        return 0, []
+    succession = Succession.from_body(claim)
+    if succession is None:
+        return 0, [Problem(log.log_id, 1, "what it says of the log that it goes on from is malformed")]
+    predecessor = next((other for other in logs if other.log_id == succession.log_id), None)
+    if predecessor is None:
+        return 0, []
+    last = next(reader.events(predecessor.number, after=succession.sequence - 1), None)
+    if last is None or (last.sequence, last.event_id) != (succession.sequence, succession.event_id):
+        text = f"the event from which it goes on, {succession.sequence} of {predecessor.log_id.hex()}, is missing"
+        return 0, [Problem(log.log_id, 1, text)]
+    if succession.signature is None:
+        return 0, []
+    holds = succession.proven_by(predecessor.key, log.log_id, log.key)
+    return 1, [] if holds else [Problem(log.log_id, 1, "the signature of its succession is wrong")]

@@ -15,6 +15,8 @@ from cmf_protocol.events import Header, decode_body
 from cmf_protocol.types import metrics_recorded
 
 CLI = [sys.executable, "-c", "import sys; from cmf_agent.cli import main; sys.exit(main())"]
+#: Nothing that a test starts or waits for takes longer, s: on a quiet machine a few seconds, but the cores are shared.
+LIMIT_S = 120.0
 EXECUTION = bytes(range(16))
 DRAFT = metrics_recorded(EXECUTION, metrics={"loss": 0.5})
 
@@ -30,7 +32,13 @@ def environment(**changes: str) -> dict[str, str]:
 def cli(*arguments: str, cwd: Path, **changes: str) -> "subprocess.CompletedProcess[str]":
     """Run cmf-agent with these arguments and return what came of it."""
     return subprocess.run(
-        [*CLI, *arguments], cwd=cwd, env=environment(**changes), capture_output=True, text=True, timeout=60, check=False
+        [*CLI, *arguments],
+        cwd=cwd,
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
     )
 
 
@@ -67,12 +75,12 @@ def python(script: str, *, cwd: Path, **changes: str) -> "subprocess.CompletedPr
         env=environment(**changes),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT_S,
         check=False,
     )
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = LIMIT_S) -> None:
     """Return as soon as `holds()` is true; fail if it isn't within `seconds`."""
     deadline = time.monotonic() + seconds
     while not holds():

@@ -229,7 +229,7 @@ def test_a_reader_that_stops_early_is_no_error_to_tell(home: Home) -> None:
         )
         os.close(writer)
         os.close(reader)
-        assert process.communicate(timeout=60)[1] == ""
+        assert process.communicate(timeout=120)[1] == ""
 
 
 def test_what_reads_works_in_a_home_that_may_not_be_written(home: Home) -> None:
@@ -273,7 +273,9 @@ def test_push_says_in_words_what_it_did(report: PushReport, is_dry: bool, text: 
 
 
 def test_push_to_what_is_no_address_is_wrong_usage(home: Home) -> None:
-    hub = HubFile(home.hub_path, site="a", url="nats://h", hub_id=b"h" * 16, login="SU" + "A" * 56, token=None, ca=None)
+    hub = HubFile(
+        home.hub_path, site="a", url="nats://h", hub_id=b"h" * 16, hub_key=b"k" * 32, login="SU" + "A" * 56, token=None, ca=None
+    )  # fmt: skip
     hub.save()
     done = cli("push", "--hub", "foo bar", cwd=home.root)
     assert done.returncode == 2

@@ -67,7 +67,7 @@ def test_streams_and_arguments_pass_through(home: Home) -> None:
     script = "import sys; sys.stdout.write(sys.stdin.read() + repr(sys.argv[1:])); sys.stderr.write('err')"
     done = subprocess.run(
         [*CLI, *RUN, "--", sys.executable, "-c", script, "--", "-p", "--help", "a b"],
-        cwd=home.root, env=environment(), input="in", capture_output=True, text=True, timeout=60, check=True,
+        cwd=home.root, env=environment(), input="in", capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert done.stdout == "in['--', '-p', '--help', 'a b']"
     assert done.stderr == "err"
@@ -110,9 +110,9 @@ SIGNALS = [(number, 128 + number) for number in ENDING_SIGNALS]
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_signals_reach_the_child_and_the_end_is_recorded(home: Home, number: signal.Signals, code: int) -> None:
-    process = started_process(home, "import time; print('ready', flush=True); time.sleep(60)")
+    process = started_process(home, "import time; print('ready', flush=True); time.sleep(600)")
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == code
     body = only(home, "execution.finished")[1]
     assert (body["status"], body["exit_code"]) == ("interrupted", code)
@@ -128,7 +128,7 @@ signal.pause()
 """
     process = started_process(home, script, "-o", "out")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 7
     assert only(home, "artifact.produced")[1]["name"] == "out"
 
@@ -191,7 +191,7 @@ def test_an_interrupt_while_inputs_are_hashed_keeps_the_command_from_starting(ho
         [sys.executable, "-c", INTERRUPTED, *RUN, "-i", "in", "--", "touch", "started"],
         cwd=home.root, env=environment(), stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    _, told = process.communicate(timeout=30)
+    _, told = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "the command was not started" in told
     assert not (home.root / "started").exists()
@@ -231,7 +231,7 @@ def test_no_fault_of_the_recording_reaches_the_command(home: Home, module: str, 
     done = subprocess.run(
         [sys.executable, "-c", FAULTY.format(module=module, name=name), *RUN, "-i", "in", "-o", "in", "--",
          "sh", "-c", "echo out; exit 4"],
-        cwd=home.root, env=environment(), capture_output=True, text=True, timeout=60, check=False,
+        cwd=home.root, env=environment(), capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (4, "out\n")
     assert "ZeroDivisionError: a fault" in done.stderr
@@ -244,7 +244,7 @@ def test_a_deleted_working_directory_does_not_keep_the_command_from_running(proj
     gone.mkdir()
     done = subprocess.run(
         ["sh", "-c", f"rmdir ../gone; {command}"],
-        cwd=gone, env=environment(), capture_output=True, text=True, timeout=60, check=False,
+        cwd=gone, env=environment(), capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (4, "out\n")
     assert "the working directory is gone" in done.stderr
@@ -267,7 +267,7 @@ sys.exit(main())
 """
     done = subprocess.run(
         [sys.executable, "-c", script, *RUN, "--", "sh", "-c", "echo out; exit 4"],
-        cwd=home.root.parent, env=environment(CMF_HOME=str(home.path)), capture_output=True, text=True, timeout=60,
+        cwd=home.root.parent, env=environment(CMF_HOME=str(home.path)), capture_output=True, text=True, timeout=120,
         check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (4, "out\n" * 2)
@@ -291,7 +291,7 @@ def test_a_terminal_is_told_what_was_recorded(home: Home) -> None:
     try:
         done = subprocess.run(
             [*CLI, *RUN, "-i", "in", "-o", "in", "-m", "in", "--", "true"],
-            cwd=home.root, env=environment(), stderr=theirs, stdout=subprocess.PIPE, timeout=60, check=False,
+            cwd=home.root, env=environment(), stderr=theirs, stdout=subprocess.PIPE, timeout=120, check=False,
         )  # fmt: skip
         os.close(theirs)
         told = os.read(ours, 4096).decode()

@@ -27,7 +27,7 @@ import cmf_agent as cmf
 context = multiprocessing.get_context("fork")
 def work(go):
     with cmf.run("p", "worker") as run:
-        go.wait(30)
+        go.wait(120)
         run.metric("m", 1)
 go = context.Event()
 with cmf.run("p", "parent") as run:

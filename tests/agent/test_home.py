@@ -172,6 +172,7 @@ def join_file(folder: Path, **changes: Any) -> Path:
         "site": "clinic-a",
         "url": "nats://hub:4222",
         "hub_id": "ab" * 16,
+        "hub_key": "cd" * 32,
         "login": new_login().seed,
         "token": "once",
         "ca": None,
@@ -215,6 +216,17 @@ def test_the_hub_in_force_follows_the_configuration(project: Path, monkeypatch: 
     assert hub_in_force(home, url="nats://flag:1").url == "nats://flag:1"
 
 
+def test_the_answer_of_a_hub_uses_up_no_token_but_its_own(project: Path) -> None:
+    home = future_home(project)
+    init_home(home)
+    served = join(home, join_file(project))
+    join(home, join_file(project, hub_id="ef" * 16, token="another hub's"), replaces=True)
+    served.forget_token()  # the daemon was still served by the hub before
+    kept = load_hub(home)
+    assert kept is not None
+    assert (kept.hub_id, kept.token) == (b"\xef" * 16, "another hub's")
+
+
 def test_another_hub_is_taken_only_when_told(project: Path) -> None:
     cli("init", cwd=project)
     assert cli("join", str(join_file(project)), cwd=project).returncode == 0
@@ -236,8 +248,12 @@ def test_another_hub_is_taken_only_when_told(project: Path) -> None:
         ({"site": "Not A Name"}, "'site'"),
         ({"site": "left out"}, "'site'"),
         ({"hub_id": "xyz"}, "'hub_id'"),
+        ({"hub_key": "left out"}, "'hub_key'"),
+        ({"hub_key": "cd" * 31}, "'hub_key'"),
+        ({"login": None}, "'login'"),
         ({"login": "SUNOTASEED"}, "'login'"),
         ({"url": ""}, "'url'"),
+        ({"url": None}, "'url'"),
         ({"token": 7}, "'token'"),
     ],
 )

@@ -126,7 +126,7 @@ def test_threads_that_wait_share_one_commit_and_only_the_bad_draft_fails(home: H
         with log._alone():  # the threads queue up behind this
             futures = [pool.submit(log.append, [draft]) for draft in (DRAFT, DRAFT, bad, DRAFT, DRAFT, DRAFT)]
             wait_until(lambda: len(log._waiting) == 6)
-        results = [future.exception(timeout=10) or future.result() for future in futures]
+        results = [future.exception(timeout=60) or future.result() for future in futures]
         log._connection.set_trace_callback(None)
     assert [isinstance(result, CallerError) for result in results] == [False, False, True, False, False, False]
     assert sorted(r[0].header.sequence for r in results if isinstance(r, list)) == [3, 4, 5, 6, 7]
@@ -142,7 +142,7 @@ def test_a_commit_that_fails_fails_for_every_caller_of_it(home: Home, count: int
         with log._alone():
             futures = [pool.submit(log.append, [DRAFT] * count) for _ in range(6)]
             wait_until(lambda: len(log._waiting) == 6)
-        results = [future.exception(timeout=10) for future in futures]
+        results = [future.exception(timeout=60) for future in futures]
         assert all(isinstance(result, CmfError) for result in results), results
         assert log.append([DRAFT])[0].header.sequence == 3
 
@@ -154,7 +154,7 @@ def test_what_ends_a_commit_unexpectedly_is_an_error_for_every_caller_of_it(home
         with log._alone():
             futures = [pool.submit(log.append, [draft]) for draft in (DRAFT, DRAFT, bad, DRAFT)]
             wait_until(lambda: len(log._waiting) == 4)
-        results = [future.exception(timeout=10) for future in futures]
+        results = [future.exception(timeout=60) for future in futures]
         assert [type(result) for result in results] == [StoreError] * 4
         with pytest.raises(StoreError, match="object"):
             log.append([bad])
@@ -172,7 +172,7 @@ def test_a_writer_that_was_stopped_is_named_and_the_log_goes_on_with_it(home: Ho
         began = time.monotonic()
         with pytest.raises(StoreError, match=r"another process holds .*log\.lock") as failure:
             log.append([DRAFT])
-        assert LOCK_WAIT_S <= time.monotonic() - began < LOCK_WAIT_S + 5
+        assert time.monotonic() - began >= LOCK_WAIT_S
         assert "kill -CONT" in failure.value.hint
         holder.communicate("\n")
         assert log.append([DRAFT])[0].header.sequence == 2
@@ -212,7 +212,7 @@ def test_a_writer_that_is_killed_loses_nothing_that_it_was_told(home: Home) -> N
         assert writer.stdout is not None
         told += [writer.stdout.readline().strip() for _ in range(5 + 7 * number)]
         writer.send_signal(signal.SIGKILL)
-        told += writer.communicate(timeout=30)[0].split()
+        told += writer.communicate(timeout=120)[0].split()
     with LogReader(home.log_path) as reader:
         stored = {event.event_id.hex() for event in reader.all_events()}
     assert {event_id for event_id in told if len(event_id) == 64} <= stored

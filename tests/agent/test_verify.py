@@ -131,5 +131,5 @@ def checkpoint(connection: Connection) -> None:
 def test_verify_answers_in_json(home: Home) -> None:
     log_of(home, 2)
     assert cli_json("verify", cwd=home.root) == {
-        "ok": True, "logs": 1, "events": 3, "signatures": 0, "problems": [],
+        "ok": True, "logs": 1, "events": 3, "signatures": 0, "pulled": 0, "problems": [],
     }  # fmt: skip

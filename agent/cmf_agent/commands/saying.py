@@ -1,4 +1,4 @@
-"""describe, tag, untag, note, retract, unretract."""
+"""describe, tag, untag, note, retract, unretract, gap accept."""
 
 from typing import Annotated
 
@@ -26,6 +26,14 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     for command in (describe, tag, untag, note, retract, unretract):
         app.command(command.__name__)(command)
+    gap_app = typer.Typer(
+        no_args_is_help=True,
+        help="Accept that events of some site's log are lost for ever.\n\n"
+        "Example: cmf-agent gap accept LOG BEFORE AFTER --key KEY --reason 'disk lost' (`cmf-hub query sites` prints it whole)",
+    )
+    gap_app.command("accept")(accept)
+    gap_app.callback()(lambda: None)  # so that the one command is named
+    app.add_typer(gap_app, name="gap")
 
 
 def describe(
@@ -104,6 +112,43 @@ def unretract(
 
     home = find_home()
     _answer(withdraw(home, resolve_ref(home, ref), reason), "no longer retracted", as_json)
+
+
+def accept(
+    log: Annotated[str, typer.Argument(metavar="LOG", help="The log's id: 32 hexadecimal digits.")],
+    before: Annotated[str, typer.Argument(metavar="BEFORE", help="Id of the last event before the gap: 64 digits.")],
+    after: Annotated[str, typer.Argument(metavar="AFTER", help="Id of the first event after it: 64 digits.")],
+    key: Annotated[str, typer.Option(help="The key of that log: 64 hexadecimal digits.")],
+    reason: Annotated[str, typer.Option(help="Why they are lost for ever.")],
+    as_json: AsJson = False,
+) -> None:
+    """Accept that what is missing between the events BEFORE and AFTER of a log is lost for ever.
+
+    Example: cmf-agent gap accept 3f9c… 02a1… 77b0… --key 91ee… --reason "the disk burnt"
+
+    `cmf-hub query sites` prints the whole command. The hub heeds it once it is pushed by a site with the right to operate
+    (cmf-hub site allow NAME --operator); the loss stays visible.
+    """
+    from cmf_agent.remarks import accept_gap
+    from cmf_protocol.gaps import Gap
+
+    gap = Gap(_id(log, "log", 16), _id(before, "event", 32), _id(after, "event", 32))
+    log_key = _id(key, "key", 32)
+    event = accept_gap(find_home(), log_key, gap, reason)
+    _answer([event], f"the gap in log {log[:8]}… is accepted as lost; push it", as_json)
+
+
+def _id(text: str, what: str, size: int) -> bytes:
+    """Return the bytes of an id; raise `CallerError` if it is none."""
+    try:
+        id_ = bytes.fromhex(text)
+    except ValueError:
+        id_ = b""
+    if len(id_) != size:
+        raise CallerError(
+            f"{text!r} is no {what}'s id: {2 * size} hexadecimal digits", "copy the command from: cmf-hub query sites"
+        )
+    return id_
 
 
 def _node(home: Home, ref: str) -> Node:

@@ -49,23 +49,26 @@ def log(
 
 
 def verify(as_json: AsJson = False) -> None:
-    """Check the whole log: the file, the chain of events, their hashes, the signatures made. Exit code 5 if one fails.
+    """Check the whole log and what was pulled: file, chain of events, their hashes, signatures. Exit code 5 if one fails.
 
     Example: cmf-agent verify
     """
     from cmf_agent.home import find_home
+    from cmf_agent.pulled_verify import verify_pulled
     from cmf_agent.verify import verify as verify_log
 
     report = verify_log(find_home())
+    pulled, pulled_problems = verify_pulled(find_home())
     problems = [
         {"log_id": p.log_id.hex() if p.log_id else None, "sequence": p.sequence, "problem": p.text}
-        for p in report.problems
+        for p in [*report.problems, *pulled_problems]
     ]
-    counts = {"logs": report.logs, "events": report.events, "signatures": report.signatures}
+    counts = {"logs": report.logs, "events": report.events, "signatures": report.signatures, "pulled": pulled}
     if as_json:
         print_json({"ok": not problems, **counts, "problems": problems})
     elif not problems:
-        print_text(f"ok: {report.events} events in {report.logs} logs, {report.signatures} signatures")
+        also = f", {pulled} pulled events" if pulled else ""
+        print_text(f"ok: {report.events} events in {report.logs} logs, {report.signatures} signatures{also}")
     for problem in problems:
         print_warning(_line(problem))
     if problems:

@@ -268,9 +268,11 @@ def show_nothing_lost(sites: dict[str, Path], hub: Path) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    # Above, the kernel could give it to an outgoing connection while the hub is down.
+    for port in range(14_222, 32_768):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    sys.exit("no port between 14222 and 32767 is free")
 
 
 def patiently(what: str) -> Iterator[None]:

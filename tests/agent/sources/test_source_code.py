@@ -4,7 +4,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -258,7 +257,5 @@ def test_a_capture_takes_one_git_process(repo: Path, tmp_path: Path, monkeypatch
     wrapper.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nexec {program} "$@"\n', encoding="utf-8")
     wrapper.chmod(0o755)
     monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
-    began = time.monotonic()
     capture(repo)
-    assert time.monotonic() - began < 5
     assert len(calls.read_text(encoding="utf-8").splitlines()) == 1

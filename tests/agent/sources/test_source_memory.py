@@ -138,7 +138,7 @@ def run(script: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def output_of(process: subprocess.Popen[str]) -> str:
-    return process.communicate(timeout=60)[0]
+    return process.communicate(timeout=120)[0]
 
 
 def test_a_read_only_database_is_still_used_or_done_without(tmp_path: Path, data: Path) -> None:
