@@ -11,9 +11,11 @@ Rules
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+from cmf_hub.addresses import Addresses
+from cmf_link.address import read_address
 from cmf_protocol.errors import CallerError, StoreError
 
 #: Every enrolled site that may log in: its name and the public key of its NATS login. A function, so that
@@ -26,6 +28,10 @@ PUBLIC_KEY = re.compile(r"U[A-Z2-7]{55}")
 PID_FILE = "nats-server.pid"
 LOG_FILE = "nats-server.log"
 STORE_FOLDER = "jetstream"
+#: Beside the server's folder, if it speaks TLS (certificates.py): the server's key and certificate, the CA's certificate.
+TLS_FOLDER = "tls"
+SERVER_FILE = "server.pem"
+CA_FILE = "ca.pem"
 
 #: A segment is at most 512 KiB of events before compression, an event 256 KiB: twice the larger leaves room for
 #: what does not compress, signatures and answers; it is also what NATS itself advises not to exceed.
@@ -34,7 +40,7 @@ PAYLOAD_BYTES_MAX = 1 << 20
 CONTROL_LINE_BYTES_MAX = 4096
 #: One message to a site on a slow line: 512 KiB at 64 kbit/s take 64 s; NATS would cut it off after 10 s.
 WRITE_TIMEOUT_S = 90
-#: How long a login may take: satellite lines need more than the default of 2 s.
+#: How long a login may take, and TLS before it: satellite lines need more than the default of 2 s.
 LOGIN_TIMEOUT_S = 10
 #: How often the server asks whether a silent client still lives, and cuts it off after the second time, s.
 PING_EVERY_S = 30
@@ -47,15 +53,14 @@ _SETTINGS_MARK = "# settings: "
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the server listens, and the public key of the hub's own login."""
+    """Where the server listens and is reached, and the public key of the hub's own login."""
 
-    host: str
-    port: int
+    addresses: Addresses
     hub_public: str
 
 
 def configuration(settings: Settings, folder: Path, sites: Mapping[str, str]) -> str:
-    """Return the server's configuration file; everything that it keeps is in `folder` (absolute).
+    """Return the server's configuration file; everything that it keeps is in `folder` (absolute), its TLS beside that.
 
     Raises `CallerError` for a site's name or a public key that can't be one.
     """
@@ -64,7 +69,7 @@ def configuration(settings: Settings, folder: Path, sites: Mapping[str, str]) ->
     return "\n".join(
         [
             "# Written by cmf-hub at every change: edits are lost.",
-            _SETTINGS_MARK + json.dumps(asdict(settings), sort_keys=True),
+            _SETTINGS_MARK + _settings_line(settings),
             _server(settings, folder),
             "accounts {",
             _hub_account(settings.hub_public, names),
@@ -79,11 +84,23 @@ def read_settings(text: str) -> Settings:
     """Return the settings that a configuration was made with. Raises `StoreError` if it is not one of ours."""
     line = next((line for line in text.splitlines() if line.startswith(_SETTINGS_MARK)), "")
     try:
-        return Settings(**json.loads(line.removeprefix(_SETTINGS_MARK)))
-    except (ValueError, TypeError) as error:
+        found = json.loads(line.removeprefix(_SETTINGS_MARK))
+        addresses = Addresses(read_address(found["listen"]), read_address(found["advertised"]))
+        return Settings(addresses, found["hub_public"])
+    except (ValueError, TypeError, KeyError, AttributeError, CallerError) as error:
         raise StoreError(
             "the NATS server's configuration was not written by cmf-hub", "restart cmf-hub serve: it writes a new one"
         ) from error
+
+
+def _settings_line(settings: Settings) -> str:
+    return json.dumps(
+        {
+            "listen": settings.addresses.listen.url,
+            "advertised": settings.addresses.advertised.url,
+            "hub_public": settings.hub_public,
+        }
+    )
 
 
 def _check(hub_public: str, sites: Mapping[str, str]) -> None:
@@ -98,8 +115,8 @@ def _server(settings: Settings, folder: Path) -> str:
     # sync_interval: by default JetStream syncs every two minutes, and a power cut takes what was acknowledged
     # since (nats-io/nats-server issue 7564).
     return f"""\
-host: {json.dumps(settings.host)}
-port: {settings.port}
+host: {json.dumps(settings.addresses.listen.host)}
+port: {settings.addresses.listen.port}
 pid_file: {_quoted(folder / PID_FILE)}
 log_file: {_quoted(folder / LOG_FILE)}
 logfile_size_limit: {LOG_BYTES_MAX}
@@ -109,7 +126,15 @@ max_control_line: {CONTROL_LINE_BYTES_MAX}
 write_deadline: "{WRITE_TIMEOUT_S}s"
 ping_interval: "{PING_EVERY_S}s"
 authorization {{ timeout: {LOGIN_TIMEOUT_S} }}
+{_tls(settings.addresses, folder)}
 jetstream {{ store_dir: {_quoted(folder / STORE_FOLDER)}, sync_interval: always }}"""
+
+
+def _tls(addresses: Addresses, folder: Path) -> str:
+    if not addresses.tls:
+        return "# plain: on this machine only"
+    file = _quoted(folder.with_name(TLS_FOLDER) / SERVER_FILE)  # key and certificate are in one file
+    return f"tls {{ cert_file: {file}, key_file: {file}, timeout: {LOGIN_TIMEOUT_S} }}"
 
 
 def _hub_account(hub_public: str, names: list[str]) -> str:

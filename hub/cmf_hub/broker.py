@@ -6,40 +6,47 @@ Rules
 - It counts as started when the hub can log in.
 - It is in a session of its own: Ctrl-C in a terminal reaches the hub, which ends it last.
 - Sites change by `apply` here, or by `broker_files.reload_running` from any other process.
+- Its certificate is looked at before each start and then regularly; a new one is told to it as sites are, and cuts
+  no connection.
 """
 
 import asyncio
 import contextlib
 import errno
 import fcntl
-import ipaddress
-import json
 import logging
 import re
-import secrets
 import socket
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from cmf_hub.accounts import LOG_FILE, PID_FILE, Settings, Sites
+from cmf_hub.addresses import Addresses
 from cmf_hub.broker_files import (
     END_TIMEOUT_S,
     LOOK_EVERY_S,
     configuration_file,
     configuration_lock,
     end_leftover,
+    have_read,
     lock_file,
+    read_ca,
     reload_running,
+    tls_folder,
     write_configuration,
 )
 from cmf_hub.broker_program import find_server
+from cmf_hub.proof import prove
 from cmf_link.address import Address
-from cmf_link.link import Link, connect
+from cmf_link.link import connect
 from cmf_link.login import Login
-from cmf_link.stream import STREAM
-from cmf_protocol.errors import CallerError, CmfError, HubUnreachable, LinkError, StoreError
+from cmf_protocol.errors import CallerError, CmfError, LinkError, StoreError
+
+if TYPE_CHECKING:  # it takes the package `cryptography`, which only a hub with TLS needs
+    from cmf_hub.certificates import Certificates
 
 logger = logging.getLogger("cmf_hub")
 
@@ -48,48 +55,61 @@ HUB_LOCK_FILE = "hub.lock"
 START_TIMEOUT_S = 60.0
 #: How long one attempt to log in may take meanwhile, s.
 LOGIN_TIMEOUT_S = 2.0
-#: How long the answers that prove an enrolment may take, s.
-PROOF_TIMEOUT_S = 10.0
-#: How often a proof is tried: a reload for another site may cut a login that is being made.
-PROOF_ATTEMPTS = 3
-PROOF_RETRY_WAIT_S = 0.3
 #: First and longest wait before a server that ended is started again, s.
 RESTART_WAIT_S = 0.2
 RESTART_WAIT_MAX_S = 30.0
 #: A server that ran this long had started well, s.
 STEADY_AFTER_S = 60.0
+#: How often the certificate is looked at, s: renewal begins weeks before it ends.
+CERTIFICATE_LOOK_S = 3600.0
 
 
 class Broker:
     """A nats-server of our own on one folder; made by `start`, ended by `stop`."""
 
-    def __init__(self, folder: Path, settings: Settings, hub: Login, sites: Sites, held: IO[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        hub: Login,
+        sites: Sites,
+        held: IO[str],
+        certificates: "Certificates | None",
+    ) -> None:
         self.folder = folder
-        self.url = Address(settings.host, settings.port).url
+        #: By which this machine reaches the server; sites are told the advertised address.
+        self.url = settings.addresses.local.url
         self._settings = settings
         self._hub = hub
         self._sites = sites
         self._held = held
+        self._certificates = certificates
+        self._certificate_untold = False
         self._stopping = False
         #: Held while the server is being started or ended, so that `stop` never misses one that just starts.
         self._changing = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
 
     @classmethod
-    async def start(cls, folder: Path, host: str, port: int, hub: Login, sites: Sites) -> "Broker":
-        """Start a server on `host:port` that keeps everything in `folder`, and return once the hub can log in.
+    async def start(cls, folder: Path, addresses: Addresses, hub: Login, sites: Sites) -> "Broker":
+        """Start a server that keeps everything in `folder` (its TLS beside that); return once the hub can log in.
 
         Raises `CallerError` (no usable program, host or port) and `StoreError` (folder in use, no start).
         """
-        check_host(host)
+        certificates = _certificates(folder, addresses) if addresses.tls else None
         held = _hold(folder)
-        broker = cls(folder.resolve(), Settings(host, port, hub.public), hub, sites, held)
+        broker = cls(folder.resolve(), Settings(addresses, hub.public), hub, sites, held, certificates)
         try:
             await broker._start()
         except BaseException:
             await broker.stop()
             raise
         return broker
+
+    @property
+    def ca(self) -> str | None:
+        """The CA (PEM) by which to know the server, None if it speaks no TLS."""
+        return read_ca(self.folder, self._settings.addresses)
 
     @property
     def pid(self) -> int | None:
@@ -105,7 +125,27 @@ class Broker:
 
     async def prove(self, site: str, seed: str) -> None:
         """Log in as `site` and see that what it needs answers; see `prove`."""
-        await prove(self.url, hub_seed=self._hub.seed, site=site, site_seed=seed)
+        await prove(self.url, self.ca, hub_seed=self._hub.seed, site=site, site_seed=seed)
+
+    async def keep_certificate(self) -> None:
+        """Renew the server's certificate whenever it is due, for ever; return at once if it speaks no TLS."""
+        while self._certificates is not None:
+            await asyncio.sleep(CERTIFICATE_LOOK_S)
+            try:
+                await self.renew(datetime.now(UTC))
+            except CmfError as error:
+                logger.error("the certificate could not be renewed: %s", error)
+
+    async def renew(self, now: datetime) -> None:
+        """Renew the server's certificate if it is due at `now`, and have the server take it. Raises `StoreError`."""
+        async with configuration_lock(self.folder):
+            self._certificate_untold |= await self._renew_file(now)
+            if self._certificate_untold:  # also what an earlier attempt could not tell the server
+                await have_read(self.folder)
+                self._certificate_untold = False
+
+    async def _renew_file(self, now: datetime) -> bool:
+        return self._certificates is not None and await asyncio.to_thread(self._certificates.renew, now) is not None
 
     async def wait(self) -> int:
         """Wait until the server ends, for whatever reason, and return its exit code (negative: the signal)."""
@@ -157,7 +197,8 @@ class Broker:
             if self._stopping:
                 return
             await end_leftover(self.folder)
-            _check_port(self._settings.host, self._settings.port)
+            _check_port(self._settings.addresses.listen)
+            await self._renew_file(datetime.now(UTC))
             await asyncio.to_thread(write_configuration, self.folder, self._settings, self._sites())
             try:
                 self._process = await self._spawn()
@@ -195,7 +236,9 @@ class Broker:
         if self.pid is None:
             raise StoreError(f"the NATS server ended: {self._complaint()}", f"look into {self.folder / LOG_FILE}")
         try:
-            link = await connect(self.url, seed=self._hub.seed, name="cmf-hub start", timeout_s=LOGIN_TIMEOUT_S)
+            link = await connect(
+                self.url, seed=self._hub.seed, name="cmf-hub start", ca=self.ca, timeout_s=LOGIN_TIMEOUT_S
+            )
         except LinkError:
             return False
         await link.close()
@@ -208,28 +251,25 @@ class Broker:
         return re.sub(r"^.*\[(FTL|ERR)\] ", "", complaints[-1])
 
 
-def check_host(host: str) -> None:
-    """Raise `CallerError` unless `host` is this machine only: what goes over a network needs TLS first."""
+def _certificates(folder: Path, addresses: Addresses) -> "Certificates":
     try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local:
+        from cmf_hub.certificates import Certificates
+    except ImportError as error:
         raise CallerError(
-            f"the embedded NATS server can't listen on {host}: it has no TLS yet",
-            "listen on 127.0.0.1 and let sites in through an SSH tunnel (ssh -L), or use --nats-url",
-        )
+            f"TLS needs the package {error.name}, which is not installed", "pip install 'cmf-sync[hub]'"
+        ) from error
+    return Certificates(tls_folder(folder), addresses.names(socket.gethostname()))
 
 
-def _check_port(host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def _check_port(address: Address) -> None:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
-        socket.create_server((host, port), family=family).close()
+        socket.create_server((address.host, address.port), family=family).close()
     except (OSError, OverflowError) as error:
         in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         what = "is in use by another program" if in_use else f"can't be used: {error}"
         raise CallerError(
-            f"{Address(host, port)} {what}", "end that program, or choose another address with --nats HOST:PORT"
+            f"{address} {what}", "end that program, or choose another address with --nats HOST:PORT"
         ) from error
 
 
@@ -242,48 +282,3 @@ def _hold(folder: Path) -> IO[str]:
         held.close()
         raise StoreError(f"another hub serves {folder}", "end it, or give this one another --data folder") from error
     return held
-
-
-async def prove(url: str, *, hub_seed: str, site: str, site_seed: str) -> None:
-    """Log in at `url` as `site` and see that its requests and its segments are taken; nothing is stored by it.
-
-    The hub's own login answers, so the hub need not be serving yet. Raises `LinkError` if something is missing.
-    """
-    for attempt in range(PROOF_ATTEMPTS):
-        try:
-            await _prove_once(url, hub_seed, site, site_seed)
-            break
-        except HubUnreachable:
-            if attempt == PROOF_ATTEMPTS - 1:
-                raise
-            await asyncio.sleep(PROOF_RETRY_WAIT_S)
-
-
-async def _prove_once(url: str, hub_seed: str, site: str, site_seed: str) -> None:
-    async with contextlib.AsyncExitStack() as links:
-        hub = await connect(url, seed=hub_seed, name="cmf-hub proof", timeout_s=PROOF_TIMEOUT_S)
-        links.push_async_callback(hub.close)
-        agent = await connect(url, seed=site_seed, name=f"cmf-hub proof of {site}", timeout_s=PROOF_TIMEOUT_S)
-        links.push_async_callback(agent.close)
-        await _prove_requests(hub, agent, site)
-        await _prove_segments(hub, agent, site)
-
-
-async def _prove_requests(hub: Link, agent: Link, site: str) -> None:
-    token = secrets.token_hex(8)
-    subject = f"cmf.v1.rpc.{site}.proof.{token}"
-
-    async def answer(_subject: str, data: bytes) -> bytes:
-        return data
-
-    await hub.serve(subject, "", answer)
-    if await agent.request(subject, token.encode(), timeout_s=PROOF_TIMEOUT_S) != token.encode():
-        raise HubUnreachable(f"somebody else answers for {site}", "is another hub using this NATS server?")
-
-
-async def _prove_segments(hub: Link, agent: Link, site: str) -> None:
-    held = json.loads(await hub.request(f"$JS.API.STREAM.INFO.{STREAM}", b"", timeout_s=PROOF_TIMEOUT_S))
-    if "error" in held:
-        return  # no stream yet: nothing could answer
-    # JetStream refuses what expects another stream, and stores nothing; that it answers is the proof.
-    await agent.request(f"cmf.v1.log.{site}", b"", timeout_s=PROOF_TIMEOUT_S, headers={"Nats-Expected-Stream": "proof"})

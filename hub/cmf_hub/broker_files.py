@@ -19,9 +19,18 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-from cmf_hub.accounts import LOG_FILE, PID_FILE, Settings, Sites, configuration, read_settings
+from cmf_hub.accounts import (
+    CA_FILE,
+    LOG_FILE,
+    PID_FILE,
+    TLS_FOLDER,
+    Settings,
+    Sites,
+    configuration,
+    read_settings,
+)
+from cmf_hub.addresses import Addresses
 from cmf_hub.broker_program import check_configuration, find_server
-from cmf_link.address import Address
 from cmf_protocol.errors import StoreError
 
 CONFIGURATION_FILE = "nats-server.conf"
@@ -52,20 +61,37 @@ async def reload_running(folder: Path, sites: Sites) -> bool:
             return False
         settings = read_settings(file.read_text(encoding="utf-8"))
         await asyncio.to_thread(write_configuration, folder, settings, sites())
-        pid = running_server(folder)
-        if pid is None:
-            return False
-        for _ in range(RELOADS):
-            await _reload(pid, folder / LOG_FILE)
-        return True
+        return await have_read(folder)
 
 
-def running_url(folder: Path) -> str | None:
-    """Return the address of the server that runs on `folder`, None if none does."""
+async def have_read(folder: Path) -> bool:
+    """Have the server of `folder` read what lies there, its certificate too; False if none runs. The caller holds the lock."""
+    pid = running_server(folder)
+    if pid is None:
+        return False
+    for _ in range(RELOADS):
+        await _reload(pid, folder / LOG_FILE)
+    return True
+
+
+def running_settings(folder: Path) -> Settings | None:
+    """Return the settings of the server that runs on `folder`, None if none does."""
     if running_server(folder) is None:
         return None
-    settings = read_settings(configuration_file(folder).read_text(encoding="utf-8"))
-    return Address(settings.host, settings.port).url
+    return read_settings(configuration_file(folder).read_text(encoding="utf-8"))
+
+
+def tls_folder(folder: Path) -> Path:
+    """Return where the CA and the certificate of the server on `folder` are."""
+    return folder.resolve().with_name(TLS_FOLDER)
+
+
+def read_ca(folder: Path, addresses: Addresses) -> str | None:
+    """Return the CA (PEM) by which the server on `folder` is known, None if it speaks no TLS. Raises `StoreError`."""
+    if not addresses.tls:
+        return None
+    with folder_errors(folder):
+        return (tls_folder(folder) / CA_FILE).read_text(encoding="ascii")
 
 
 def configuration_file(folder: Path) -> Path:
@@ -79,18 +105,24 @@ def write_configuration(folder: Path, settings: Settings, sites: Mapping[str, st
     file = configuration_file(folder)
     draft = file.with_suffix(".draft")
     with folder_errors(folder):
-        draft.unlink(missing_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
+        write_draft(draft, text)
         check_configuration(find_server(), draft)
-        draft.replace(file)
-        _sync_folder(file.parent)
+        put_in_place(draft, file)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def write_draft(draft: Path, text: str) -> None:
+    """Write a file beside the one that it is for, readable by its owner only, and on disk on return."""
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def put_in_place(draft: Path, file: Path) -> None:
+    """Let `draft` take the place of `file`, in one step, for good."""
+    draft.replace(file)
+    descriptor = os.open(file.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

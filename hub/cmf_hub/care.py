@@ -1,4 +1,4 @@
-"""Care of the store: what it holds, whether it is whole, and bringing a bundle in.
+"""Care of the store: what it holds, and whether it is whole.
 
 Rules
 - `verify` trusts nothing that it can compute: every segment is decoded, every signature and chain checked, and the graph's digest of
@@ -8,21 +8,20 @@ Rules
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from cmf_graph.database import sqlite_version, store_errors
+from cmf_graph.database import sqlite_version
 from cmf_graph.graph import Graph
 from cmf_graph.times import rfc3339
-from cmf_hub.consumer import now_us
 from cmf_hub.custody import Custody
 from cmf_hub.data import DataFolder
 from cmf_hub.projector import SOURCE, open_custody
+from cmf_hub.upstreams import read_progress
 from cmf_protocol.errors import PeerError
 from cmf_protocol.fold import FOLD_VERSION
-from cmf_protocol.segments import decode_bundle, decode_segment
+from cmf_protocol.segments import decode_segment
 
-_RECEIVE_SEGMENTS = 64
+_STORED_AT_ONCE = 64
 
 
 @dataclass
@@ -88,6 +87,7 @@ class Stored(NamedTuple):
 
     branch: int
     skip: int
+    last_sequence: int
     key: bytes
     data: bytes
     only_supplies: bool
@@ -96,9 +96,9 @@ class Stored(NamedTuple):
 def _stored(custody: Custody) -> Iterator[tuple[int, Stored]]:
     position = 0
     while rows := custody.rows(
-        "SELECT s.id, s.branch, s.skip, l.key, s.data, s.last_id IS NULL FROM segments s JOIN branches b ON b.id = s.branch "
-        "JOIN logs l ON l.id = b.log WHERE s.id > ? ORDER BY s.id LIMIT ?",
-        (position, _RECEIVE_SEGMENTS),
+        "SELECT s.id, s.branch, s.skip, s.last_sequence, l.key, s.data, s.last_id IS NULL FROM segments s "
+        "JOIN branches b ON b.id = s.branch JOIN logs l ON l.id = b.log WHERE s.id > ? ORDER BY s.id LIMIT ?",
+        (position, _STORED_AT_ONCE),
     ):
         for number, *fields in rows:
             yield number, Stored._make(fields)
@@ -122,7 +122,7 @@ def _check_segment(custody: Custody, stored: Stored, heads: dict[int, bytes | No
         return str(error)
     if segment.statement.key != stored.key or not segment.signature_holds():
         return "its signature does not verify with the key of its log"
-    new = segment.events[stored.skip :]
+    new = segment.events[stored.skip : stored.last_sequence - segment.statement.first_sequence + 1]
     if not new:
         return "it holds nothing new"
     try:
@@ -135,33 +135,12 @@ def _check_segment(custody: Custody, stored: Stored, heads: dict[int, bytes | No
 
 
 def _parent_id(custody: Custody, branch: int) -> bytes | None:
+    """Return the id that a branch's first event names as previous, as far as the store knows it from elsewhere."""
+    lost = custody.rows("SELECT previous FROM holes WHERE branch = ? AND NOT filled", (branch,))
+    if lost:
+        return bytes(lost[0][0])
     parent, sequence = custody.rows("SELECT parent, parent_sequence FROM branches WHERE id = ?", (branch,))[0]
     return None if parent is None else custody.event_id_at(parent, sequence)
-
-
-def import_bundle(data: DataFolder, file: Path) -> dict[str, Any]:
-    """Bring the segments of a bundle in, carried by the operator; return what became of them."""
-    with store_errors(file):
-        content = file.read_bytes()
-    try:
-        segments = decode_bundle(content)
-    except PeerError as error:
-        raise type(error)(f"{file}: {error}", "nothing of it was taken; have it made and carried again") from error
-    custody = open_custody(data)
-    total: dict[str, Any] = {"segments": len(segments), "admitted": 0, "duplicates": 0, "parked": 0, "refused": []}
-    start = 0
-    while start < len(segments) or custody.has_ready():
-        batch: list[tuple[str | None, bytes]] = [(None, one) for one in segments[start : start + _RECEIVE_SEGMENTS]]
-        start += len(batch)
-        for answer in custody.receive(batch, now_us()):
-            total["admitted"] += answer.admitted_events
-            total["duplicates"] += answer.duplicates
-            total["parked"] += len(answer.parked)
-            total["refused"] += [
-                {"log_id": log_id.hex(), "first_sequence": first, "code": code, "message": message}
-                for log_id, first, _, code, message in answer.refused
-            ]
-    return total
 
 
 def status(data: DataFolder, graph: Graph) -> dict[str, Any]:
@@ -176,9 +155,7 @@ def status(data: DataFolder, graph: Graph) -> dict[str, Any]:
         "serving": running is not None,
         "nats": (running or {}).get("nats"),
         "pid": (running or {}).get("pid"),
-        "events": custody.rows("SELECT coalesce(sum(head_sequence - coalesce(parent_sequence, 0)), 0) FROM branches")[
-            0
-        ][0],
+        "events": custody.rows("SELECT coalesce(sum(head_sequence - first_sequence + 1), 0) FROM branches")[0][0],
         "segments": counted[0],
         "segment_bytes": counted[1],
         "parked_segments": parked[0],
@@ -189,7 +166,17 @@ def status(data: DataFolder, graph: Graph) -> dict[str, Any]:
         "fold_version": FOLD_VERSION,
         "incarnation": custody.incarnation.hex(),
         "sqlite_version": sqlite_version(),
+        "upstreams": _upstreams(data),
     }
+
+
+def _upstreams(data: DataFolder) -> list[dict[str, Any]]:
+    """Return what forwarding to other hubs does."""
+    progress = read_progress(data)
+    return [
+        {"hub": hub.hex(), "url": url, "state": state, "detail": detail or None, "since": rfc3339(since)}
+        for hub, url, state, detail, since in (progress.states() if progress else ())
+    ]
 
 
 def quarantined(data: DataFolder) -> list[dict[str, Any]]:

@@ -15,14 +15,17 @@ import typer
 
 from cmf_graph.commands import add_query_commands
 from cmf_graph.console import guarded, print_warning, run_app
-from cmf_graph.graph import Graph
+from cmf_graph.graph import Digest, Graph
 from cmf_graph.output import field, print_json, print_table, print_text
 from cmf_graph.questions import Questions
-from cmf_hub.data import DataFolder, default_data_folder
-from cmf_protocol.errors import CallerError, IntegrityError
+from cmf_hub.data import DataFolder
+from cmf_hub.options import DataOption, JsonOption
+from cmf_hub.options import data_folder as _folder
+from cmf_hub.options import existing_folder as _existing
+from cmf_hub.site_commands import site_app
+from cmf_protocol.errors import CallerError, IntegrityError, StoreError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The hub: one lineage graph of all sites.")
-site_app = typer.Typer(no_args_is_help=True, help="Enrol, list and revoke sites; all work while the hub serves.")
 quarantine_app = typer.Typer(no_args_is_help=True, help="What could not be authenticated, with the reason.")
 query_app = typer.Typer(no_args_is_help=True, help="Ask about pipelines, executions, artifacts, sites and lineage.")
 app.add_typer(site_app, name="site")
@@ -47,133 +50,76 @@ def options(
     """The hub: one lineage graph of all sites."""
 
 
-DataOption = Annotated[
-    Path | None, typer.Option("--data", help="The hub's data folder [default: $CMF_HUB_DATA, then the platform's]")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output")]
 StaleOption = Annotated[bool, typer.Option("--stale", help="Do not wait until what has arrived is in the graph")]
-
-
-def _folder(data: Path | None) -> DataFolder:
-    return DataFolder((data or default_data_folder()).absolute())
-
-
-def _existing(data: Path | None) -> DataFolder:
-    folder = _folder(data)
-    folder.must_exist()
-    return folder
 
 
 @app.command()
 def serve(
     data: DataOption = None,
-    nats: Annotated[str, typer.Option(help="HOST:PORT on which sites reach this hub")] = "127.0.0.1:4222",
+    nats: Annotated[
+        str, typer.Option(help="HOST:PORT to listen on; beyond loopback it is TLS, with a CA that join files carry")
+    ] = "127.0.0.1:4222",
+    advertise: Annotated[
+        str | None,
+        typer.Option(
+            help="HOST:PORT at which sites reach this hub, for join files (default: --nats; for 0.0.0.0 this host's name)"
+        ),
+    ] = None,
     ready_file: Annotated[
         Path | None, typer.Option(help="Write this file (JSON: http, nats, pid) once the hub answers")
     ] = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
-    Example: cmf-hub serve --data /srv/hub --nats 127.0.0.1:4222
+    Example: cmf-hub serve --data /srv/hub --nats 0.0.0.0:4222 --advertise hub.example.org:4222
     """
     import asyncio
     import logging
+    import socket
 
-    from cmf_hub.serve import Options, read_host_port
+    from cmf_hub.addresses import read_addresses
+    from cmf_hub.serve import Options
     from cmf_hub.serve import serve as run_server
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    host, port = read_host_port(nats)
-    asyncio.run(run_server(Options(_folder(data), host, port, ready_file)))
-
-
-# -- sites -----------------------------------------------------------------------------------------------------------
-
-
-@site_app.command("add")
-def site_add(
-    name: Annotated[str, typer.Argument(help="Lowercase letters, digits and dashes")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The join file to write (mode 0600)")] = None,
-    key: Annotated[
-        str | None, typer.Option(help="Public signing key (hex) of a site that will only send bundles")
-    ] = None,
-    data: DataOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Enrol a site and write its join file.
-
-    Example: cmf-hub site add clinic-a -o clinic-a.join
-    """
-    from cmf_hub.enrol import add_site
-
-    added = add_site(_folder(data), name, output, key=None if key is None else _key(key))
-    if as_json:
-        print_json(added)
-    elif added["joins"]:
-        print_text(f"{name} is enrolled. Bring {added['file']} to it, run there: cmf-agent join {output}")
-    else:
-        print_text(f"{name} is enrolled with its key; its bundles are admitted: cmf-hub import BUNDLE")
-
-
-def _key(text: str) -> bytes:
-    try:
-        key = bytes.fromhex(text)
-    except ValueError:
-        key = b""
-    if len(key) != 32:
-        raise CallerError(
-            f"{text!r} is not a public signing key", "take it from `cmf-agent status` at the site (public_key)"
-        )
-    return key
-
-
-@site_app.command("list")
-def site_list(data: DataOption = None, as_json: JsonOption = False) -> None:
-    """List the sites that are enrolled."""
-    from cmf_graph.times import rfc3339
-    from cmf_hub.registry import Registry
-
-    items = [
-        {
-            "name": site.name, "enrolled": rfc3339(site.created_us), "joined": bool(site.keys), "revoked": site.revoked,
-            "keys": [key.hex() for key in site.keys],
-        }
-        for site in Registry(_existing(data).registry).sites()
-    ]  # fmt: skip
-    if as_json:
-        print_json({"items": items, "next": None})
-    else:
-        print_table(
-            items,
-            [field(name) for name in ("name", "enrolled", "joined", "revoked")],
-            empty="no site yet: cmf-hub site add NAME -o FILE",
-        )
-
-
-@site_app.command("revoke")
-def site_revoke(name: str, data: DataOption = None, as_json: JsonOption = False) -> None:
-    """Cut a site off and refuse whatever of it is not admitted yet; what was admitted stays."""
-    from cmf_hub.enrol import revoke_site
-
-    told = revoke_site(_folder(data), name)
-    if as_json:
-        print_json({"site": name, "revoked": True, "cut": told})
-    else:
-        print_text(f"{name} is revoked" + (" and cut off" if told else "; the hub is not serving"))
+    addresses = read_addresses(nats, advertise, socket.gethostname())
+    asyncio.run(run_server(Options(_folder(data), addresses, ready_file)))
 
 
 # -- care ------------------------------------------------------------------------------------------------------------
 
 
 @app.command()
-def digest(data: DataOption = None, as_json: JsonOption = False, stale: StaleOption = False) -> None:
-    """Print the digests of everything that is held; equal digests mean equal graphs."""
+def digest(
+    pipelines: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--pipeline", help="Only what a pull of this pipeline brings [several: -p A -p B]"),
+    ] = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+    stale: StaleOption = False,
+) -> None:
+    """Print the digests of everything that is held, or that a pull of some pipelines brings; equal digests mean equal graphs.
+
+    Example: cmf-hub digest -p mnist
+    """
     with _graph(data, stale) as graph:
-        found = graph.digest()._asdict()
+        found = (_pulled_digest(graph, _existing(data), pipelines) if pipelines else graph.digest())._asdict()
     if as_json:
         print_json(found)
     else:
         print_text("\n".join(f"{key:14} {value}" for key, value in found.items()))
+
+
+def _pulled_digest(graph: Graph, folder: DataFolder, pipelines: list[str]) -> Digest:
+    from cmf_graph.filtered import filtered_digest
+    from cmf_hub.registry import Registry
+    from cmf_protocol.filters import filter_of
+
+    for name in pipelines:
+        if graph.node_id(("pipeline", name)) is None:
+            raise CallerError(f"nothing is held of a pipeline {name}", "see cmf-hub query pipelines")
+    return filtered_digest(graph, filter_of(pipelines=pipelines), Registry(folder.registry).names_by_key())
 
 
 @app.command()
@@ -223,25 +169,68 @@ def status(data: DataOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(found)
     else:
-        print_text("\n".join(f"{key.replace('_', ' '):27} {value}" for key, value in found.items()))
+        lines = [f"{key.replace('_', ' '):27} {value}" for key, value in found.items() if key != "upstreams"]
+        for hub in found["upstreams"]:
+            lines.append(
+                f"{'upstream':27} {hub['url']}: {hub['state']}" + (f" ({hub['detail']})" if hub["detail"] else "")
+            )
+        print_text("\n".join(lines))
 
 
 @app.command("import")
-def import_(bundle: Path, data: DataOption = None, as_json: JsonOption = False) -> None:
-    """Bring in a bundle file that someone carried here; importing it again changes nothing."""
-    from cmf_hub.care import import_bundle
+def import_(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `cmf-agent bundle export` wrote at a site")],
+    receipt: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write a receipt, to be carried back to the site")
+    ] = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring in a bundle file that someone carried here; importing it again changes nothing.
 
-    found = import_bundle(_existing(data), bundle)
+    Example: cmf-hub import clinic-a.bundle --receipt clinic-a.receipt
+
+    Works while the hub serves. Exit code 5: the file was cut or altered, and nothing of it was taken; or some of it was refused.
+    """
+    from cmf_hub.importing import import_bundle, import_text
+
+    found = import_bundle(_existing(data), bundle, receipt=receipt)
     if as_json:
-        print_json(found)
+        print_json(found.shown() | {"receipt": None if receipt is None else str(receipt)})
+    else:
+        print_text(import_text(found))
+    if found.refused:
+        first = found.refused[0]
+        raise IntegrityError(f"refused ({first.code}): {first.message}", "see cmf-hub quarantine list")
+    if found.not_kept:
+        raise StoreError(
+            f"{found.not_kept} segments wait for earlier events, and there is no room to keep them",
+            "import the bundles with what is missing first, then this one again",
+        )
+
+
+@app.command()
+def receipt(
+    site: Annotated[str, typer.Argument(help="The site that it is for")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The receipt to write")],
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write what this hub holds of a site's logs, signed, to be carried to the site.
+
+    Example: cmf-hub receipt clinic-a -o clinic-a.receipt
+
+    There `cmf-agent bundle import` takes it, and the next bundle holds only what is new.
+    """
+    from cmf_hub.importing import receipt_of_site
+
+    logs = receipt_of_site(_existing(data), site, output)
+    if as_json:
+        print_json({"site": site, "file": str(output), "logs": logs})
     else:
         print_text(
-            f"{found['segments']} segments: {found['admitted']} events admitted, {found['duplicates']} held already, "
-            f"{found['parked']} segments parked, {len(found['refused'])} refused"
+            f"{output} says what is held of {logs} logs of {site}; take it there: cmf-agent bundle import {output}"
         )
-    if found["refused"]:
-        first = found["refused"][0]
-        raise IntegrityError(f"refused ({first['code']}): {first['message']}", "see cmf-hub quarantine list")
 
 
 @quarantine_app.command("list")
@@ -292,13 +281,15 @@ def _content_id(path: Path) -> str:
 def _sites(data: DataOption = None, stale: StaleOption = False) -> Iterator[list[dict[str, Any]]]:
     from cmf_hub.projector import open_custody
     from cmf_hub.registry import Registry
-    from cmf_hub.sites import list_sites
+    from cmf_hub.sites import list_sites, upstreams_of
+    from cmf_hub.upstreams import read_progress
 
     folder = _existing(data)
     with _graph(data, stale) as graph:
         trees = graph.trees()
     before = {t.root: trees[t.predecessor].log_id for t in trees.values() if t.predecessor is not None}
-    yield list_sites(open_custody(folder), Registry(folder.registry), before)
+    upstreams = upstreams_of(read_progress(folder))
+    yield list_sites(open_custody(folder), Registry(folder.registry), before, upstreams)
 
 
 add_query_commands(query_app, _questions, sites_of=_sites)

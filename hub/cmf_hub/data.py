@@ -1,9 +1,10 @@
 """The hub's data folder: where everything lies, and who may use it at a time.
 
-registry.db           sites, keys, the hub's own login     (0600)
+registry.db           sites, keys, the hub's own login and signing key (0600)
 store.db              the event store
 graph/                the graph: `current` names the database file in use
 nats/                 the nats-server's configuration and stream
+tls/                  the hub's CA and the server's certificate, where it speaks TLS (0600)
 hub.lock              held by `serve`
 projector.lock        held by whoever projects
 server.json           written by `serve` while it answers

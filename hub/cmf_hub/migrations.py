@@ -18,12 +18,20 @@ REGISTRY = Migrations("registry")
 @REGISTRY()
 def m001_registry(db: Database) -> None:
     """The tables of the first release."""
-    db.table("hub").create({"id": int, "hub_id": bytes, "login_seed": str}, pk="id")
+    db.table("hub").create({"id": int, "hub_id": bytes, "login_seed": str, "signing_seed": bytes}, pk="id")
     db.table("sites").create(
-        {"name": str, "login": str, "token_hash": bytes, "created_us": int, "revoked_us": int, "may_carry": int},
+        {
+            "name": str,
+            "login": str,
+            "token_hash": bytes,
+            "created_us": int,
+            "revoked_us": int,
+            "may_carry": int,
+            "may_operate": int,
+        },
         pk="name",
         not_null={"created_us"},
-        defaults={"may_carry": 0},
+        defaults={"may_carry": 0, "may_operate": 0},
     )
     db.table("keys").create(
         {"key": bytes, "site": str, "bound_us": int}, pk="key", foreign_keys=[("site", "sites", "name")]
@@ -71,13 +79,14 @@ def m001_store(db: Database) -> None:
     db.table("indexed_logs").create({"log_id": bytes}, pk="log_id")
     db.table("event_ids").create({"prefix": int, "segment": int}, pk=("prefix", "segment"))
     db.table("parked").create(
-        {"id": int, "log_id": bytes, "first_sequence": int, "previous": bytes, "key": bytes, "ready": int,
+        {"id": int, "log_id": bytes, "first_sequence": int, "first_id": bytes, "previous": bytes, "key": bytes, "ready": int,
          "carrier": str, "site": str, "arrived_us": int, "size": int, "digest": bytes, "data": bytes},
         pk="id",
     )  # fmt: skip
     db.table("parked").create_index(["digest"], unique=True)
     db.table("parked").create_index(["log_id", "first_sequence"])
     db.table("parked").create_index(["previous"])
+    db.table("parked").create_index(["first_id"])
     db.table("parked").create_index(["ready"])
     db.table("quarantine").create(
         {"id": int, "arrived_us": int, "carrier": str, "code": str, "message": str, "size": int, "digest": bytes,
@@ -86,7 +95,32 @@ def m001_store(db: Database) -> None:
     )  # fmt: skip
     db.table("quarantine").create_index(["digest"], unique=True)
     db.table("quarantine").create_index(["carrier"])
-    db.table("contacts").create({"site": str, "last_us": int, "ahead_us": int}, pk="site")
+    db.table("gaps").create(
+        {
+            "event_id": bytes, "log_id": bytes, "before": bytes, "after": bytes, "key": bytes,
+            "before_sequence": int, "before_key": bytes,  # null as long as that event is not held
+        },
+        pk="event_id",
+    )  # fmt: skip
+    db.table("gaps").create_index(["after", "key", "before_key", "before_sequence", "before"])
+    db.table("gaps").create_index(["before"])
+    db.table("holes").create(
+        {
+            "branch": int,
+            "log_id": bytes,
+            "sequence": int,
+            "after": bytes,
+            "previous": bytes,
+            "key": bytes,
+            "filled": int,
+        },
+        pk="branch",
+        foreign_keys=[("branch", "branches", "id")],
+    )
+    for columns in (["log_id", "sequence"], ["after"], ["previous"], ["filled"]):
+        db.table("holes").create_index(columns)
+    db.table("branches").create_index(["parent"])
+    db.table("contacts").create({"site": str, "last_us": int, "ahead_us": int, "left_us": int}, pk="site")
 
 
 def apply(migrations: Migrations, connection: Connection, version: int) -> None:

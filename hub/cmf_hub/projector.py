@@ -26,8 +26,9 @@ from cmf_graph.database import connect
 from cmf_graph.graph import Graph
 from cmf_graph.locks import try_lock
 from cmf_graph.projection import Projection
-from cmf_hub.custody import Custody, stored_events
+from cmf_hub.custody import Custody, stored_runs
 from cmf_hub.data import DataFolder
+from cmf_hub.finding import Run
 from cmf_hub.registry import Registry
 from cmf_protocol.errors import CmfError, StoreError
 from cmf_protocol.events import Event
@@ -41,8 +42,12 @@ MARK = "store:mark"
 SEGMENTS_PER_COMMIT = 100
 #: How long a commit of the projector may take before a rebuild gives up, s.
 REBUILD_WAIT_S = 60.0
+#: A projector that starts holds the rebuild's lock while it removes the leftovers of killed ones: milliseconds, s.
+LEFTOVERS_WAIT_S = 2.0
 #: How often the store is looked at without a poke (another process imported a bundle), s.
 LOOK_EVERY_S = 0.2
+#: Sites that wait for confirmations go before folding, where there are not cores enough for both.
+NICE = 5
 #: How long a question waits for the projection (design, section 4), s.
 QUERY_WAIT_S = 5.0
 
@@ -50,10 +55,10 @@ QUERY_WAIT_S = 5.0
 def project(projection: Projection, custody: Custody) -> int:
     """Apply one commit's worth of segments; return how many there were."""
     position = projection.graph.checkpoint(SOURCE)
-    segments = list(stored_events(custody, position, SEGMENTS_PER_COMMIT))
+    segments = list(stored_runs(custody, position, SEGMENTS_PER_COMMIT))
     if segments:
         try:
-            projection.apply(_flat(segments), _checkpoint(custody, segments[-1][0]))
+            projection.apply(_flat(segments), _checkpoint(custody, segments[-1][0]), _signers(segments))
         except CmfError:
             raise
         except Exception:
@@ -74,24 +79,30 @@ def _mark(custody: Custody, number: int) -> bytes:
     return sha256(repr(found[0]).encode()).digest() if found else b""
 
 
-def _apply_singly(projection: Projection, custody: Custody, segments: list[tuple[int, list[Event]]]) -> None:
+def _apply_singly(projection: Projection, custody: Custody, segments: list[tuple[int, Run]]) -> None:
     """Apply events one by one, and those that this program fails on without effect: they are listed, the others go on."""
-    for number, events in segments:
-        for event in events:
+    signers = _signers(segments)
+    for number, run in segments:
+        for event in run.events:
             try:
-                projection.apply([event])
+                projection.apply([event], signers=signers)
             except CmfError:
                 raise
             except Exception as error:
                 logger.exception("event %s can't be folded by this program", event.event_id.hex())
                 projection.skip(event.event_id, f"internal error: {type(error).__name__}")
-                projection.apply([event])
+                projection.apply([event], signers=signers)
         projection.apply([], _checkpoint(custody, number))
 
 
-def _flat(segments: list[tuple[int, list[Event]]]) -> Iterator[Event]:
-    for _, events in segments:
-        yield from events
+def _flat(segments: list[tuple[int, Run]]) -> Iterator[Event]:
+    for _, run in segments:
+        yield from run.events
+
+
+def _signers(segments: list[tuple[int, Run]]) -> dict[bytes, bytes]:
+    """Return the key that signed each run, by its first event: what begins beyond a hole belongs to that key."""
+    return {run.events[0].event_id: run.key for _, run in segments}
 
 
 def open_custody(data: DataFolder) -> Custody:
@@ -189,7 +200,7 @@ def rebuild(data: DataFolder) -> int:
 
     Raises `StoreError` if another rebuild is running.
     """
-    building = try_lock(data.rebuild_lock)
+    building = _lock_within(data.rebuild_lock, LEFTOVERS_WAIT_S)
     if building is None:
         raise StoreError("another rebuild is running", "wait until it is done")
     with building:
@@ -208,10 +219,16 @@ def rebuild(data: DataFolder) -> int:
 
 
 def _projector_lock(data: DataFolder) -> IO[str]:
-    deadline = time.monotonic() + REBUILD_WAIT_S
-    while (lock := try_lock(data.root / "projector.lock")) is None:
-        if time.monotonic() > deadline:
-            raise StoreError("the projector does not let go of the graph", "stop the hub, then rebuild")
+    lock = _lock_within(data.root / "projector.lock", REBUILD_WAIT_S)
+    if lock is None:
+        raise StoreError("the projector does not let go of the graph", "stop the hub, then rebuild")
+    return lock
+
+
+def _lock_within(file: Path, wait_s: float) -> IO[str] | None:
+    """Lock a file, or return None if someone else has held it for `wait_s` seconds."""
+    deadline = time.monotonic() + wait_s
+    while (lock := try_lock(file)) is None and time.monotonic() < deadline:
         time.sleep(0.01)
     return lock
 
@@ -249,6 +266,7 @@ def caught_up_graph(data: DataFolder, *, wait_s: float = QUERY_WAIT_S) -> tuple[
 def main() -> None:
     """Run as the hub's child on the folder that the first argument names, until standard input closes."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s projector: %(message)s")
+    os.nice(NICE)
     projector = Projector(DataFolder(Path(sys.argv[1])))
     while True:
         try:

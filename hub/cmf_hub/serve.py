@@ -1,6 +1,6 @@
 """`cmf-hub serve`: one process with everything of a hub; its life from start to stop.
 
-Theory of operation: lock the data, start the nats-server, log in, make the stream, start the projector's process, then
+Theory of operation: lock the data, start the nats-server, log in, make the stream, start the processes of the projector and of pulls, then
 answer. A stop (SIGTERM, SIGINT) ends them in the opposite order; what a kill -9 leaves behind (a nats-server, a
 projector) is ended by the next start or by itself.
 """
@@ -11,27 +11,24 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmf_graph.database import store_errors
+from cmf_hub.addresses import Addresses, is_wildcard
 from cmf_hub.broker import Broker
+from cmf_hub.children import Child
 from cmf_hub.consumer import Consumer
 from cmf_hub.custody import Custody
 from cmf_hub.data import DataFolder, only_server
 from cmf_hub.registry import Registry
+from cmf_hub.upstreams import configured
 from cmf_link.link import Link, connect
 from cmf_link.login import login_from_seed, new_login
 from cmf_link.stream import ensure_stream
-from cmf_protocol.errors import CallerError
 
 logger = logging.getLogger("cmf_hub")
-
-CHILD_END_S = 10.0
-PROJECTOR_RESTART_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -39,53 +36,8 @@ class Options:
     """What `serve` was asked for."""
 
     data: DataFolder
-    host: str
-    port: int
+    addresses: Addresses
     ready_file: Path | None
-
-
-class ProjectorChild:
-    """The projector's process, started again if it dies."""
-
-    def __init__(self, data: DataFolder) -> None:
-        self._data = data
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def start(self) -> None:
-        """Start the process; it ends when its standard input closes, so also when this process is killed."""
-        command = [sys.executable, "-m", "cmf_hub.projector", str(self._data.root)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-        if self._process.stdin is not None:
-            os.set_blocking(self._process.stdin.fileno(), False)  # a poke that finds no room is not needed
-
-    def poke(self) -> None:
-        """Tell it that there is something new."""
-        pipe = self._process.stdin if self._process else None
-        if pipe is not None:
-            with contextlib.suppress(OSError):  # it died: `watch` starts it again, and it looks for itself
-                os.write(pipe.fileno(), b"\n")
-
-    async def watch(self) -> None:
-        """Start it again whenever it ends."""
-        while True:
-            await asyncio.sleep(PROJECTOR_RESTART_S)
-            if self._process is not None and self._process.poll() is not None:
-                logger.error("the projector ended with %s: started again", self._process.returncode)
-                self.start()
-
-    def stop(self) -> None:
-        """End it after the commit that it is in."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        if process.stdin is not None:
-            process.stdin.close()
-        try:
-            process.wait(CHILD_END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 async def serve(options: Options) -> None:
@@ -99,7 +51,7 @@ async def serve(options: Options) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with _running(options):
-            logger.info("serving %s on nats://%s:%s", options.data.root, options.host, options.port)
+            _say_addresses(options)
             await stop.wait()
             logger.info("stopping")
 
@@ -113,20 +65,40 @@ async def _running(options: Options) -> AsyncIterator[None]:
         hub_id, seed = registry.identity(new_login().seed)
         custody = Custody(data.store, registry)
         stack.callback(custody.close)
-        broker = await Broker.start(data.nats, options.host, options.port, login_from_seed(seed), registry.logins)
+        broker = await Broker.start(data.nats, options.addresses, login_from_seed(seed), registry.logins)
         stack.push_async_callback(broker.stop)
-        projector = ProjectorChild(data)
+        projector = Child("projector", "cmf_hub.projector", data)
         stack.callback(projector.stop)
-        consumer = Consumer(custody, registry, hub_id, projector.poke)
+        greeting = json.dumps({"url": broker.url, "ca": broker.ca}) + "\n"
+        pulls = Child("pulls", "cmf_hub.pull_service", data, greeting.encode())
+        stack.callback(pulls.stop)
+        told = [projector, *_forwarders(data, stack)]
+        consumer = Consumer(custody, registry, hub_id, lambda: _poke(told))
         stack.callback(consumer.close)
-        link = await connect(broker.url, seed=seed, name="cmf-hub")
+        link = await connect(broker.url, seed=seed, name="cmf-hub", ca=broker.ca)
         stack.push_async_callback(link.close)
         await _answer(link, consumer, stack)
-        for work in (broker.supervise(_say_broker_ended), projector.watch()):
+        watched = (child.watch() for child in (*told, pulls))
+        for work in (broker.supervise(_say_broker_ended), broker.keep_certificate(), *watched):
             _background(work, stack)
-        _write_ready(options, broker.url)
+        await pulls.ready()
+        _write_ready(options)
         stack.callback(_remove_ready, options)
         yield
+
+
+def _forwarders(data: DataFolder, stack: contextlib.AsyncExitStack) -> list[Child]:
+    """Start what forwards to the hubs that `hub.toml` names, if it names any. Raises `CallerError` for what can't be meant."""
+    if not configured(data):
+        return []
+    child = Child("forwarder", "cmf_hub.forwarder", data)
+    stack.callback(child.stop)
+    return [child]
+
+
+def _poke(children: list[Child]) -> None:
+    for child in children:
+        child.poke()
 
 
 async def _answer(link: Link, consumer: Consumer, stack: contextlib.AsyncExitStack) -> None:
@@ -157,9 +129,15 @@ def _say_broker_ended(code: int) -> None:
     logger.error("the nats-server ended with %s: started again", code)
 
 
-def _write_ready(options: Options, url: str) -> None:
-    address = url.removeprefix("nats://")
-    content = json.dumps({"http": None, "nats": address, "pid": os.getpid()}) + "\n"
+def _say_addresses(options: Options) -> None:
+    addresses = options.addresses
+    logger.info("serving %s on %s", options.data.root, addresses.listen.url)
+    if is_wildcard(addresses.listen.host) or addresses.advertised != addresses.listen:
+        logger.info("sites are told to come to %s (--advertise HOST:PORT names another)", addresses.advertised.url)
+
+
+def _write_ready(options: Options) -> None:
+    content = json.dumps({"http": None, "nats": str(options.addresses.advertised), "pid": os.getpid()}) + "\n"
     for file in (options.data.server_file, options.ready_file):
         if file is None:
             continue
@@ -173,11 +151,3 @@ def _remove_ready(options: Options) -> None:
     for file in (options.data.server_file, options.ready_file):
         if file is not None:
             file.unlink(missing_ok=True)
-
-
-def read_host_port(text: str) -> tuple[str, int]:
-    """Return (host, port) of `HOST:PORT`; raise `CallerError` for anything else."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise CallerError(f"{text!r} is not HOST:PORT", "for example 127.0.0.1:4222")
-    return host.strip("[]"), int(port)

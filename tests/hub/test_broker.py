@@ -13,17 +13,21 @@ import pytest
 from tests.support.nats import HOST, Nats, eventually, free_port, running_nats
 
 from cmf_hub.accounts import Settings, configuration, read_settings
-from cmf_hub.broker import Broker, check_host, prove
-from cmf_hub.broker_files import configuration_file, reload_running, running_server, running_url
+from cmf_hub.addresses import read_addresses
+from cmf_hub.broker import Broker
+from cmf_hub.broker_files import configuration_file, reload_running, running_server, running_settings
 from cmf_hub.broker_program import find_server
+from cmf_hub.proof import prove
 from cmf_link.link import Link, connect
 from cmf_link.login import Login, new_login
 from cmf_link.stream import ensure_stream
 from cmf_protocol.errors import AccessDenied, CallerError, CmfError, HubUnreachable, StoreError
 
+HERE = read_addresses(f"{HOST}:4222", None, "")
+
 
 async def publish(link: Link, site: str, data: bytes) -> None:
-    await link.publish(f"cmf.v1.log.{site}", data, message_id=secrets.token_hex(16), timeout_s=5)
+    await link.publish(f"cmf.v1.log.{site}", data, message_id=secrets.token_hex(16), timeout_s=30)
 
 
 async def echo(_subject: str, data: bytes) -> bytes:
@@ -34,7 +38,7 @@ async def echo(_subject: str, data: bytes) -> bytes:
 
 
 def test_the_configuration_is_one_account_per_site_and_reads_back() -> None:
-    settings = Settings(HOST, 4222, new_login().public)
+    settings = Settings(HERE, new_login().public)
     text = configuration(settings, Path("/data dir"), {"b": new_login().public, "a-1": new_login().public})
     assert read_settings(text) == settings
     assert text.index('"SITE_a-1" {') < text.index('"SITE_b" {')
@@ -46,13 +50,21 @@ def test_the_configuration_is_one_account_per_site_and_reads_back() -> None:
 @pytest.mark.parametrize("name", ["", "A", "-a", "a.b", "a b", "a" * 64, 'a" }', "a\n", "*", ">"])
 def test_a_name_that_could_reach_into_the_configuration_is_refused(name: str) -> None:
     with pytest.raises(CallerError, match="can't be a site's name"):
-        configuration(Settings(HOST, 1, new_login().public), Path("/x"), {name: new_login().public})
+        configuration(Settings(HERE, new_login().public), Path("/x"), {name: new_login().public})
 
 
-@pytest.mark.parametrize("public", ["", "U", new_login().seed, new_login().public + " }"])
+@pytest.mark.parametrize(
+    "public",
+    [
+        "",
+        "U",
+        pytest.param(new_login().seed, id="a seed"),
+        pytest.param(new_login().public + " }", id="more than a key"),
+    ],
+)
 def test_a_login_that_is_no_public_key_is_refused(public: str) -> None:
     with pytest.raises(CallerError, match="not the public key"):
-        configuration(Settings(HOST, 1, new_login().public), Path("/x"), {"a": public})
+        configuration(Settings(HERE, new_login().public), Path("/x"), {"a": public})
 
 
 def test_a_configuration_of_somebody_else_is_told() -> None:
@@ -110,14 +122,14 @@ def test_a_site_can_neither_publish_nor_ask_nor_listen_as_another(tmp_path: Path
             with pytest.raises(HubUnreachable):
                 await publish(a, "b", b"as b")
             with pytest.raises(HubUnreachable):
-                await a.request("cmf.v1.rpc.b.hello", b"", timeout_s=5)
-            own_api = await a.request("$JS.API.STREAM.INFO.CMF_LOG", b"", timeout_s=5)
+                await a.request("cmf.v1.rpc.b.hello", b"", timeout_s=30)
+            own_api = await a.request("$JS.API.STREAM.INFO.CMF_LOG", b"", timeout_s=30)
             assert b"not enabled for account" in own_api
             await a.subscribe(">", hear)
             await a.subscribe("cmf.v1.confirm.b", hear)
             async with broker.link("b") as b:
                 await publish(b, "b", b"own")
-                await b.request("cmf.v1.rpc.b.hello", b"", timeout_s=5)
+                await b.request("cmf.v1.rpc.b.hello", b"", timeout_s=30)
             await hub.send("cmf.v1.confirm.b", b"")
             await hub.send("cmf.v1.notice.a", b"")
             await eventually(lambda: "cmf.v1.notice.a" in heard)
@@ -147,8 +159,8 @@ def test_a_forged_reply_subject_reaches_nobody(tmp_path: Path, reply: str) -> No
             await raw.publish("cmf.v1.rpc.a.x", b"forged", reply=reply)
             await raw.publish("cmf.v1.log.a", b"mine", reply=reply)
             # When these two are answered, everything sent before has been dealt with.
-            await raw.request("cmf.v1.rpc.a.x", b"", timeout=5)
-            await raw.request("cmf.v1.log.a", b"mine too", timeout=5)
+            await raw.request("cmf.v1.rpc.a.x", b"", timeout=30)
+            await raw.request("cmf.v1.log.a", b"mine too", timeout=30)
             await raw.close()
             stored = {(message.subject, message.data) for message in await stream.fetch(10, 5.0)}
             assert stored <= {("cmf.v1.log.a", b"mine"), ("cmf.v1.log.a", b"mine too")}
@@ -174,7 +186,7 @@ def test_a_site_added_live_works_and_disturbs_nobody(tmp_path: Path) -> None:
                 await broker.enrol(site)
                 async with broker.link(site) as link:
                     await publish(link, site, b"x")
-                    assert await link.request(f"cmf.v1.rpc.{site}.hello", b"hi", timeout_s=5) == b"hi"
+                    assert await link.request(f"cmf.v1.rpc.{site}.hello", b"hi", timeout_s=30) == b"hi"
             assert not busy.done()  # not one of its messages failed meanwhile
             busy.cancel()
             assert states == ["connected"] and hub.connected
@@ -212,9 +224,9 @@ def test_another_process_can_change_the_sites(tmp_path: Path) -> None:
             first, second = broker.sites["a"], new_login()
             sites = {"a": first.public, "late": second.public}
             assert await reload_running(tmp_path, lambda: sites)
-            url = running_url(tmp_path)
-            assert url == broker.url
-            await prove(url, hub_seed=broker.hub.seed, site="late", site_seed=second.seed)
+            settings = running_settings(tmp_path)
+            assert settings is not None and settings.addresses.local.url == broker.url
+            await prove(broker.url, None, hub_seed=broker.hub.seed, site="late", site_seed=second.seed)
 
     asyncio.run(main())
 
@@ -235,7 +247,7 @@ def test_changes_at_the_same_time_leave_the_newest_list(tmp_path: Path) -> None:
 
 def test_without_a_server_there_is_nothing_to_tell(tmp_path: Path) -> None:
     assert asyncio.run(reload_running(tmp_path / "none", dict)) is False
-    assert running_url(tmp_path) is None
+    assert running_settings(tmp_path) is None
 
 
 def test_a_site_that_can_not_be_one_leaves_the_server_as_it_was(tmp_path: Path) -> None:
@@ -307,24 +319,11 @@ def test_a_port_in_use_is_named_with_the_way_out(tmp_path: Path) -> None:
         async with running_nats(tmp_path, port=port):
             pass
 
-    with socket.create_server((HOST, 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(CallerError, match=f"{HOST}:{port} is in use") as caught:
-            asyncio.run(main(port))
+    port = free_port()
+    with socket.create_server((HOST, port)), pytest.raises(CallerError, match=f"{HOST}:{port} is in use") as caught:
+        asyncio.run(main(port))
     assert "--nats" in caught.value.hint
     asyncio.run(main(port))
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "hub.example.org", "::", ""])
-def test_an_address_that_others_reach_is_refused_until_there_is_tls(host: str) -> None:
-    with pytest.raises(CallerError, match="no TLS") as caught:
-        check_host(host)
-    assert "SSH tunnel" in caught.value.hint
-
-
-def test_this_machine_is_allowed() -> None:
-    for host in ("127.0.0.1", "localhost", "::1", "127.8.8.8"):
-        check_host(host)
 
 
 def test_two_hubs_can_not_share_a_folder(tmp_path: Path) -> None:
@@ -343,11 +342,13 @@ def test_a_server_left_over_by_a_killed_hub_is_ended_by_the_next_start(tmp_path:
     script = f"""
 import asyncio
 from pathlib import Path
+from cmf_hub.addresses import read_addresses
 from cmf_hub.broker import Broker
 from cmf_link.login import login_from_seed
 
 async def main():
-    broker = await Broker.start(Path({str(tmp_path)!r}), {HOST!r}, {port}, login_from_seed({login.seed!r}), dict)
+    addresses = read_addresses('{HOST}:{port}', None, '')
+    broker = await Broker.start(Path({str(tmp_path)!r}), addresses, login_from_seed({login.seed!r}), dict)
     print(broker.pid, flush=True)
     await broker.wait()
 
@@ -400,11 +401,11 @@ def test_a_server_that_dies_is_started_again_and_keeps_its_sites(tmp_path: Path)
                 old = nats.broker.pid or 0
                 os.kill(old, signal.SIGKILL)
                 await eventually(lambda old=old: nats.broker.pid not in (None, old))  # type: ignore[misc]
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     await proven(nats.broker, "a", nats.sites["a"])
             assert ended == [-signal.SIGKILL] * 2
             await nats.broker.stop()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await supervisor
 
     async def proven(broker: Broker, site: str, login: Login) -> None:
@@ -425,7 +426,7 @@ def test_a_hub_that_stops_while_its_server_restarts_leaves_none_behind(tmp_path:
             os.kill(nats.broker.pid or 0, signal.SIGKILL)
             await ended.wait()
             await nats.broker.stop()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await supervisor
             assert nats.broker.pid is None and running_server(tmp_path) is None
 

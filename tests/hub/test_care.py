@@ -1,17 +1,14 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support.logs import MadeLog
 from tests.support.store import ANA, BORIS, NOW_US, STRANGER, Store
 
-from cmf_hub.care import Findings, import_bundle, quarantined, status, verify
+from cmf_hub.care import Findings, quarantined, status, verify
 from cmf_hub.projector import SOURCE, caught_up_graph
-from cmf_protocol.errors import DecodeError, IntegrityError
-from cmf_protocol.segments import encode_bundle
 
 
 def verified(store: Store) -> Findings:
@@ -128,51 +125,6 @@ def test_verify_finds_nothing_wrong_while_segments_arrive(store: Store) -> None:
         stop.set()
         thread.join(60)
     assert failures == []
-
-
-# --- bundles
-
-
-def test_a_bundle_is_imported_once_however_often(store: Store, tmp_path: Path) -> None:
-    log, other = MadeLog(ANA).say(299), MadeLog(BORIS).say(4)
-    file = tmp_path / "a.bundle"
-    file.write_bytes(encode_bundle([*log.singles(), other.cut(1, 3)]))
-    first = import_bundle(store.data, file)
-    assert first == {"segments": 301, "admitted": 303, "duplicates": 0, "parked": 0, "refused": []}
-    assert import_bundle(store.data, file) == first | {"admitted": 0, "duplicates": 303}
-    assert store.heads() == {(log.log_id, *log.head), (other.log_id, *other.points(3)[0])}
-
-
-def test_an_empty_bundle_changes_nothing(store: Store, tmp_path: Path) -> None:
-    file = tmp_path / "a.bundle"
-    file.write_bytes(encode_bundle([]))
-    assert import_bundle(store.data, file)["segments"] == 0
-
-
-def test_what_a_bundle_lacks_is_parked_and_what_nobody_may_bring_is_listed(store: Store, tmp_path: Path) -> None:
-    log, strange = MadeLog(ANA).say(9), MadeLog(STRANGER).say(2)
-    file = tmp_path / "a.bundle"
-    file.write_bytes(encode_bundle([log.cut(6, 10), strange.cut(1, 2)]))
-    found = import_bundle(store.data, file)
-    assert (found["admitted"], found["parked"]) == (0, 1)
-    (refused,) = found["refused"]
-    assert (refused["log_id"], refused["first_sequence"], refused["code"]) == (strange.log_id.hex(), 1, "unknown-key")
-
-
-def test_a_bundle_that_was_cut_or_altered_is_refused_whole(store: Store, tmp_path: Path) -> None:
-    whole = encode_bundle([MadeLog(ANA).say(9).cut(1, 10)])
-    file = tmp_path / "a.bundle"
-    for at in (0, 7, 8, 20, len(whole) // 2, len(whole) - 33, len(whole) - 1):
-        file.write_bytes(whole[:at])
-        with pytest.raises((DecodeError, IntegrityError), match=r"not a bundle|cut or altered"):
-            import_bundle(store.data, file)
-        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        with pytest.raises((DecodeError, IntegrityError), match=r"not a bundle|cut or altered"):
-            import_bundle(store.data, file)
-    file.write_bytes(whole + b"\0")
-    with pytest.raises(IntegrityError, match="cut or altered"):
-        import_bundle(store.data, file)
-    assert store.count("segments") == store.count("quarantine") == store.count("parked") == 0
 
 
 # --- status, quarantine

@@ -8,9 +8,9 @@ from tests.support.logs import MadeLog
 from tests.support.store import ANA, BORIS, Store
 
 from cmf_graph.locks import is_locked, try_lock
+from cmf_hub.children import Child
 from cmf_hub.data import only_server
 from cmf_hub.projector import caught_up_graph, rebuild
-from cmf_hub.serve import ProjectorChild
 from cmf_protocol.errors import StoreError
 
 
@@ -70,7 +70,7 @@ def test_looking_whether_a_hub_serves_stands_in_no_ones_way(store: Store) -> Non
 
 
 def test_a_projector_that_stands_still_holds_up_no_poke(store: Store) -> None:
-    child = ProjectorChild(store.data)
+    child = Child("projector", "cmf_hub.projector", store.data)
     try:
         process = child._process
         assert process is not None

@@ -5,31 +5,29 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from tests.support.logs import MadeLog
 from tests.support.store import ANA, BORIS, NOW_US, Store
 from tests.support.strategies import make_event, segment_of
 
-from cmf_agent import push as push_module
 from cmf_hub import consumer as consumer_module
 from cmf_hub import custody as custody_module
+from cmf_hub import finding as finding_module
 from cmf_hub.consumer import Consumer
 from cmf_hub.custody import Custody
 from cmf_hub.data import DataFolder
+from cmf_hub.finding import Run
 from cmf_hub.registry import Registry
 from cmf_protocol import types as t
 from cmf_protocol.admit import admit
 from cmf_protocol.encoding import Value, decode, encode
 from cmf_protocol.errors import AccessDenied, DecodeError, PeerError
-from cmf_protocol.events import Event
 from cmf_protocol.messages import (
     HELLO_LOGS_MAX,
     HELLO_POINTS_MAX,
     Confirm,
     HelloAnswer,
-    Refusal,
     decode_answer,
     decode_confirm,
     decode_hello,
@@ -47,13 +45,13 @@ NOTE = t.note_added(("execution", bytes(16)), "x")
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of stored segments that were decoded, as one element."""
     count = [0]
-    real = custody_module.events_of
+    real = finding_module.run_of
 
-    def counted(data: bytes, skip: int) -> list[Event]:
+    def counted(data: bytes, skip: int, last_sequence: int) -> Run:
         count[0] += 1
-        return real(data, skip)
+        return real(data, skip, last_sequence)
 
-    monkeypatch.setattr(custody_module, "events_of", counted)
+    monkeypatch.setattr(finding_module, "run_of", counted)
     return count
 
 
@@ -67,7 +65,7 @@ def test_two_thousand_forks_of_one_event_cost_a_decoding_each_at_most(store: Sto
     for start in range(0, 2_000, 100):
         store.bring("ana", *(fork.cut(4, 6) for fork in forks[start : start + 100]))
     assert store.count("branches") == 2_001
-    assert decoded[0] <= 3 * custody_module.SPANS_MAX, "forks of the same event decode each other"
+    assert decoded[0] <= 3 * finding_module.SPANS_MAX, "forks of the same event decode each other"
     before = decoded[0]
     for fork in forks[::100]:
         assert store.custody.find(fork.log_id, *fork.points(5)[0]) is not None
@@ -215,13 +213,13 @@ def test_what_another_parked_on_a_log_does_not_make_it_look_incomplete(store: St
     log = MadeLog(ANA).say(5)
     store.bring("ana", log.cut(1, 6))
     number = store.custody.rows("SELECT id FROM logs")[0][0]
-    assert store.custody.first_parked(number) is None
+    assert store.custody.parked.first(number, 1) is None
     store.bring("boris", MadeLog(BORIS, events=log.fork(6).say(3).events).cut(8, 9))
     assert store.count("parked") == 1
-    assert store.custody.first_parked(number) is None
+    assert store.custody.parked.first(number, 1) is None
     log.say(6)
     store.bring("ana", log.cut(11, 12), log.cut(9, 9))
-    assert store.custody.first_parked(number) == 9
+    assert store.custody.parked.first(number, 1) == (9, log.events[8].event_id)
 
 
 # --- segments
@@ -344,40 +342,3 @@ def test_processes_that_open_a_new_folder_at_once_make_one_store(tmp_path: Path)
             DataFolder(folder).prepare()
             start = os.times().elapsed + (0.5 if at == 0 else 0.1)
             assert len(set(pool.starmap(_open, [(folder, start)] * 4))) == 1
-
-
-# --- the agent's side
-
-
-class KnownDeliveries:
-    """What an outbox knows of a hub's confirmations."""
-
-    def __init__(self, confirmed: dict[bytes, int]) -> None:
-        self._confirmed = confirmed
-
-    def confirmed(self, _hub: bytes, log_id: bytes) -> tuple[int, bytes] | None:
-        return (self._confirmed[log_id], bytes(32)) if log_id in self._confirmed else None
-
-
-def pushing(heads: dict[bytes, int], confirmed: dict[bytes, int]) -> "push_module._Push":
-    made = object.__new__(push_module._Push)
-    made._heads = {log_id: (sequence, bytes(32)) for log_id, sequence in heads.items()}
-    made._outbox = KnownDeliveries(confirmed)  # type: ignore[assignment]
-    made._hub = SimpleNamespace(hub_id=HUB)  # type: ignore[assignment]
-    return made
-
-
-def test_an_agent_asks_first_about_the_newest_logs_that_are_not_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push_module, "HELLO_LOGS_MAX", 3)
-    heads = {b"a": 5, b"b": 5, b"c": 5, b"d": 5, b"e": 5}
-    assert pushing(heads, {b"a": 5, b"b": 4, b"c": 5, b"d": 5})._to_ask() == [b"e", b"b", b"d"]
-    assert pushing(heads, {})._to_ask() == [b"e", b"d", b"c"]
-
-
-def test_an_agent_does_not_take_a_fault_of_the_hub_for_a_refusal() -> None:
-    agent = pushing({b"a": 5}, {})
-    for log_id, code, final in (
-        (b"a", "revoked", True), (b"", "malformed", True), (b"x", "revoked", False),
-        (b"a", "hub-error", False), (b"", "hub-error", False),
-    ):  # fmt: skip
-        assert agent._is_final(Refusal(log_id, 1, bytes(32), code, "")) is final

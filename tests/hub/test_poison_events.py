@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from tests.support.logs import MadeLog
 from tests.support.store import ANA, BORIS, Store
 
-from cmf_graph.projection import Folded, Projection
+from cmf_graph.projection import Projection
+from cmf_graph.writing import Folded, Numbered
 from cmf_hub.projector import project
 from cmf_protocol import types as t
 
@@ -15,10 +16,11 @@ POISON = t.note_added(("pipeline", "p"), "poison")
 class Failing(Projection):
     """A projection with a fault: it fails on one note."""
 
-    def _write_folded(self, folded: Sequence[Folded]) -> None:
+    def _fold(self, new: Sequence[Numbered]) -> list[Folded]:
+        folded = super()._fold(new)
         if any(body.get("text") == "poison" for _, _, _, body in folded):
             raise ZeroDivisionError("the fault")
-        super()._write_folded(folded)
+        return folded
 
 
 def test_the_events_around_one_that_can_not_be_folded_are_folded(store: Store) -> None:

@@ -281,4 +281,4 @@ def test_the_projectors_process_ends_when_its_hub_is_gone(store: Store) -> None:
         until(lambda: checkpoint(store.data) == 6, "the projector")
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0

@@ -111,6 +111,82 @@ def test_everyone_carries_its_own_and_the_operator_all(registry: Registry) -> No
     assert not registry.may_carry("boris", "ana")
 
 
+def test_carrying_and_operating_are_rights_that_are_given_and_taken(registry: Registry) -> None:
+    joined(registry, "ana", KEY)
+    joined(registry, "boris", OTHER)
+    assert registry.site_of(KEY) == Enrolled("ana", False, may_operate=False)
+    registry.allow("ana", operator=True)
+    assert registry.site_of(KEY) == Enrolled("ana", False, may_operate=True)
+    assert not registry.may_carry("ana", "boris")
+    registry.allow("ana", carrier=True)
+    assert registry.may_carry("ana", "boris")
+    assert [(site.may_carry, site.may_operate) for site in registry.sites()] == [(True, True), (False, False)]
+    registry.allow("ana", operator=False)
+    assert [(site.may_carry, site.may_operate) for site in registry.sites()] == [(True, False), (False, False)]
+    registry.revoke("ana", NOW_US)
+    assert not registry.may_carry("ana", "boris")
+    with pytest.raises(CallerError, match="no site nobody"):
+        registry.allow("nobody", carrier=True)
+
+
+def test_a_site_that_lost_its_disk_binds_a_further_key_with_another_token(registry: Registry) -> None:
+    old = joined(registry, "ana", KEY)
+    token = registry.rejoin("ana", "Unew")
+    assert registry.logins() == {"ana": "Unew"}
+    with pytest.raises(AccessDenied):
+        registry.bind("ana", OTHER, old, NOW_US)
+    registry.bind("ana", OTHER, token, NOW_US + 1)
+    assert registry.sites()[0].keys == (KEY, OTHER)
+    assert registry.names_by_key() == {KEY: "ana", OTHER: "ana"}
+    with pytest.raises(AccessDenied) as raised:
+        registry.bind("ana", THIRD, token, NOW_US)
+    assert "site rejoin ana" in raised.value.hint
+    registry.revoke("ana", NOW_US)
+    for name, said in (("ana", "revoked"), ("nobody", "no site nobody")):
+        with pytest.raises(CallerError, match=said):
+            registry.rejoin(name, "U")
+
+
+def test_a_new_login_for_a_key_that_is_bound_uses_its_token_up(registry: Registry) -> None:
+    joined(registry, "ana", KEY)
+    token = registry.rejoin("ana", "Unew")
+    registry.bind("ana", KEY, token, NOW_US)
+    with pytest.raises(AccessDenied):
+        registry.bind("ana", OTHER, token, NOW_US)
+    assert registry.sites()[0].keys == (KEY,)
+
+
+def test_a_rejoin_that_is_taken_back_leaves_the_site_as_it_was(registry: Registry) -> None:
+    token = registry.add("ana", login="Uana", key=None, now_us=NOW_US)
+    before = registry.credentials("ana")
+    registry.rejoin("ana", "Unew")
+    registry.restore_credentials("ana", before)
+    assert registry.logins() == {"ana": "Uana"}
+    registry.bind("ana", KEY, token or "", NOW_US)
+
+
+def test_sites_of_another_hub_are_enrolled_by_their_keys(registry: Registry) -> None:
+    joined(registry, "ana", KEY)
+    done = registry.import_sites({"m-ana": [OTHER], "m-boris": [THIRD]}, NOW_US)
+    assert (done.added, done.extended, done.unchanged) == (["m-ana", "m-boris"], [], [])
+    assert registry.site_of(OTHER) == Enrolled("m-ana", False)
+    assert registry.logins() == {"ana": "Uana"}, "they have no login here"
+    again = registry.import_sites({"m-ana": [OTHER, b"4" * 32], "m-boris": [THIRD]}, NOW_US)
+    assert (again.added, again.extended, again.unchanged) == ([], ["m-ana"], ["m-boris"])
+    assert registry.site_of(b"4" * 32) == Enrolled("m-ana", False)
+
+
+def test_an_import_in_which_names_clash_names_them_all_and_enrols_nobody(registry: Registry) -> None:
+    joined(registry, "ana", KEY)
+    registry.add("boris", login="U", key=None, now_us=NOW_US)
+    with pytest.raises(CallerError, match="ana, boris, carl") as raised:
+        registry.import_sites({"ana": [OTHER], "boris": [THIRD], "carl": [KEY], "dora": [b"4" * 32]}, NOW_US)
+    assert "--prefix" in raised.value.hint
+    with pytest.raises(CallerError, match="can't be a site's name"):
+        registry.import_sites({"dora": [b"4" * 32], "Not a name": [THIRD]}, NOW_US)
+    assert [site.name for site in registry.sites()] == ["ana", "boris"]
+
+
 def test_the_hub_keeps_its_identity(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(CallerError, match="never started"):
         registry.identity()
