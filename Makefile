@@ -3,8 +3,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.installed
+# Many tests wait for processes, so more workers than cores pay; WORKERS=0 runs everything in one process.
+WORKERS := 4
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test deep lint types bench golden clean
+.PHONY: demo test deep extended lint types bench bench-fleet golden clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("cmf-sync needs Python 3.11 or newer; set PYTHON=...") if sys.version_info < (3, 11) else None'
@@ -17,10 +20,13 @@ demo: $(STAMP)   ## three clinics, one core, one hub: the whole way, on real dat
 	$(BIN)/python deploy/examples/clinics/demo.py
 
 test: $(STAMP)   ## the tests, in under ten minutes on two cores
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 deep: $(STAMP)   ## the same tests with many more rounds and examples
-	$(BIN)/python -m pytest --deep
+	$(PYTEST) --deep
+
+extended: $(STAMP) ## the tests that need more than that: hosts in network namespaces (iproute2, root)
+	$(BIN)/python -m pytest --extended -m extended
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -32,6 +38,9 @@ types: $(STAMP)
 
 bench: $(STAMP)  ## speed, each figure beside its floor
 	$(BIN)/python -m tests.bench
+
+bench-fleet: $(STAMP) ## 500 sites come back at once to one hub: several minutes
+	$(BIN)/python -m tests.bench.fleet
 
 golden: $(STAMP) ## verifies the golden files; `--write` only adds new ones
 	$(BIN)/python -m tests.golden.generate

@@ -2,10 +2,13 @@
 
 Rules
 - `--deep` runs the tests marked `deep` too, and every property with many more examples.
-- The seed of every property is printed in the header; `--hypothesis-seed=N` repeats a run.
+- `--extended` runs the tests marked `extended` too, which need more than the Python registry gives (.ci/run installs it).
+- The seed of every property is printed in the header; `--hypothesis-seed=N` repeats a run. Workers (`-n`) take it from the process
+  that starts them.
 """
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -15,7 +18,7 @@ _PHASES = (Phase.explicit, Phase.generate, Phase.target, Phase.shrink)
 
 settings.register_profile(
     "ci",
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     derandomize=False,
     print_blob=True,
@@ -28,12 +31,19 @@ settings.register_profile("deep", settings.get_profile("ci"), max_examples=2_000
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--deep", action="store_true", help="run the tests marked deep, and many more examples")
+    parser.addoption("--extended", action="store_true", help="run the tests marked extended (iproute2, root)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("deep" if config.getoption("--deep") else "ci")
     if config.getoption("--hypothesis-seed", default=None) is None:
-        config.option.hypothesis_seed = random.SystemRandom().randrange(2**32)
+        told = getattr(config, "workerinput", {})  # what the starting process tells a worker, and only a worker
+        config.option.hypothesis_seed = told.get("hypothesis_seed", random.SystemRandom().randrange(2**32))
+
+
+@pytest.hookimpl(optionalhook=True)  # xdist's: there is none under `-p no:xdist`
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["hypothesis_seed"] = node.config.option.hypothesis_seed
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -42,9 +52,8 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--deep"):
-        return
-    deep = [item for item in items if item.get_closest_marker("deep") is not None]
-    if deep:  # deselected, not skipped: a skip would read as something that could not run
-        config.hook.pytest_deselected(items=deep)
-        items[:] = [item for item in items if item.get_closest_marker("deep") is None]
+    unwanted = [name for name in ("deep", "extended") if not config.getoption(f"--{name}")]
+    left_out = [item for item in items if any(item.get_closest_marker(name) is not None for name in unwanted)]
+    if left_out:  # deselected, not skipped: a skip would read as something that could not run
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import agent, hub, store
+from tests.bench import agent, hub, link, store
 from tests.bench.measure import Row
 
 from cmf_graph.database import sqlite_version
@@ -34,6 +34,10 @@ BENCHMARKS: tuple[Callable[[Path], Iterator[Row]], ...] = (
     hub.drain,
     hub.one_more_run,
     hub.query_start,
+    link.far_drain,
+    link.pull,
+    link.visible,
+    link.idle_daemon,
 )
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 from tests.bench.data import some_drafts
 from tests.bench.measure import Row, alternate, micro, rate
+from tests.support.nats import HOST, free_port
 
 from cmf_agent.home import Home, init_home
 from cmf_agent.log import Log
@@ -29,9 +29,6 @@ BEFORE = (100, 1_000, 10_000)
 def serving(folder: Path) -> Iterator[Path]:
     """Serve a hub in `folder`; yields its data folder."""
     data, ready = folder / "hub", folder / "hub.ready"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     log = (folder / "hub.log").open("ab")
     command: list[str | Path] = [
         BIN / "cmf-hub",
@@ -39,7 +36,7 @@ def serving(folder: Path) -> Iterator[Path]:
         "--data",
         data,
         "--nats",
-        f"127.0.0.1:{port}",
+        f"{HOST}:{free_port()}",
         "--ready-file",
         ready,
     ]
@@ -56,16 +53,18 @@ def serving(folder: Path) -> Iterator[Path]:
         log.close()
 
 
-def _site(folder: Path, data: Path, name: str) -> Home:
+def new_site(folder: Path, data: Path, name: str) -> Home:
+    """Make a site, enrol it at the hub of `data`, and let it join."""
     home = Home(folder / name / ".cmf", folder / name)
     init_home(home)
     join = folder / f"{name}.join"
-    _call(folder, "cmf-hub", "site", "add", name, "-o", join, "--data", data)
-    _call(home.root, "cmf-agent", "join", join)
+    call(folder, "cmf-hub", "site", "add", name, "-o", join, "--data", data)
+    call(home.root, "cmf-agent", "join", join)
     return home
 
 
-def _call(folder: Path, *words: object) -> Any:
+def call(folder: Path, *words: object) -> Any:
+    """Run a command, which must succeed, and return its JSON."""
     command = [str(BIN / str(words[0])), *map(str, words[1:]), "--json"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
@@ -74,14 +73,14 @@ def _call(folder: Path, *words: object) -> Any:
 def drain(folder: Path) -> Iterator[Row]:
     """A backlog pushed until confirmed, then until a query sees all of it; floor: the same bytes written and synced to a file."""
     with serving(folder) as data:
-        home = _site(folder, data, "edge")
+        home = new_site(folder, data, "edge")
         log = Log(home.log_path)
         for _ in range(BACKLOG // 10_000):
             log.append(some_drafts(10_000))
         began = time.perf_counter()
-        pushed = _call(home.root, "cmf-agent", "push", "--timeout", "300")
+        pushed = call(home.root, "cmf-agent", "push", "--timeout", "300")
         drained = time.perf_counter() - began
-        while _call(folder, "cmf-hub", "status", "--data", data)["projection_behind_segments"]:
+        while call(folder, "cmf-hub", "status", "--data", data)["projection_behind_segments"]:
             time.sleep(0.01)
         visible = time.perf_counter() - began
     floor = _written(folder, pushed["bytes"])
@@ -110,15 +109,15 @@ def one_more_run(folder: Path) -> Iterator[Row]:
     with serving(folder) as data:
         first: tuple[float, int] | None = None
         for before in BEFORE:
-            home = _site(folder, data, f"edge-{before}")
+            home = new_site(folder, data, f"edge-{before}")
             log = Log(home.log_path)
             log.append(some_drafts(before * RUN_EVENTS))
-            _call(home.root, "cmf-agent", "push", "--timeout", "300")
+            call(home.root, "cmf-agent", "push", "--timeout", "300")
             times, sizes = [], []
             for _ in range(9):
                 log.append(some_drafts(RUN_EVENTS))
                 began = time.perf_counter()
-                sizes.append(_call(home.root, "cmf-agent", "push")["bytes"])
+                sizes.append(call(home.root, "cmf-agent", "push")["bytes"])
                 times.append(time.perf_counter() - began)
             median, size = sorted(times)[len(times) // 2], sorted(sizes)[len(sizes) // 2]
             first = first or (median, size)
@@ -130,11 +129,11 @@ def one_more_run(folder: Path) -> Iterator[Row]:
 def query_start(folder: Path) -> Iterator[Row]:
     """`cmf-hub query pipelines` on a small graph, beyond bare Python."""
     with serving(folder) as data:
-        home = _site(folder, data, "edge")
+        home = new_site(folder, data, "edge")
         Log(home.log_path).append(some_drafts(700))
-        _call(home.root, "cmf-agent", "push")
+        call(home.root, "cmf-agent", "push")
         ours, bare = alternate(
-            lambda: _call(folder, "cmf-hub", "query", "pipelines", "--data", data),
+            lambda: call(folder, "cmf-hub", "query", "pipelines", "--data", data),
             lambda: subprocess.run([sys.executable, "-c", "pass"], check=True),
             rounds=7,
         )

@@ -10,8 +10,10 @@ from tests.bench.measure import ROUNDS, Row, alternate, rate
 
 from cmf_graph.database import connect
 from cmf_graph.projection import Projection
-from cmf_hub.custody import Custody, events_of
+from cmf_hub.custody import Custody
+from cmf_hub.finding import run_of
 from cmf_hub.registry import Registry
+from cmf_protocol.encoding import INTEGER_MAX
 from cmf_protocol.signing import Signer
 
 EVENTS = 50_000
@@ -61,7 +63,7 @@ def projection(folder: Path) -> Iterator[Row]:
 
     def subject() -> None:
         projection_ = Projection(new_file(folder, "graph.db"))
-        projection_.apply((event for data in segments for event in events_of(data, 0)), {"store": 1})
+        projection_.apply((event for data in segments for event in run_of(data, 0, INTEGER_MAX).events), {"store": 1})
         projection_.close()
 
     subject()

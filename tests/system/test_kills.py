@@ -4,6 +4,7 @@ A run is repeated with `--hypothesis-seed=N`; the seed stands in the header of e
 """
 
 import contextlib
+import fnmatch
 import functools
 import os
 import random
@@ -23,17 +24,18 @@ from cmf_agent.identity import id_text
 VICTIMS = ("agent", "hub", "broker", "projector")
 #: No push takes longer to send what a round records, s: a kill that comes later hits nothing.
 LATEST_S = 1.2
-PUSH_S = 40.0
+PUSH_S = 120.0
 Signature = Callable[[], object]
 
 
 def files_of(folder: Path, pattern: str) -> list[tuple[int, int]]:
-    """Return what changes when something is written below a folder."""
+    """Return what changes when something is written below a folder; what vanishes meanwhile is left out."""
     found = []
-    for file in folder.rglob(pattern):
-        with contextlib.suppress(FileNotFoundError):
-            state = file.stat()
-            found.append((state.st_size, state.st_mtime_ns))
+    for parent, _, names in os.walk(folder):
+        for name in fnmatch.filter(names, pattern):
+            with contextlib.suppress(FileNotFoundError):
+                state = Path(parent, name).stat()
+                found.append((state.st_size, state.st_mtime_ns))
     return sorted(found)
 
 
@@ -74,8 +76,8 @@ def kill(victim: str, hub: Hub, pushing: "subprocess.Popen[str]") -> None:
 
 def end_push(pushing: "subprocess.Popen[str]", allowed: Iterable[int]) -> None:
     """Wait until a push ends; only one that was not logged in yet may have reached no hub."""
-    _, err = pushing.communicate(timeout=2 * PUSH_S)
-    reached = not any(text in err for text in ("broke off the login", "nobody answers at"))
+    _, err = pushing.communicate(timeout=PUSH_S + 60)
+    reached = not any(text in err for text in ("broke off the login", "nobody answers at", "nothing was sent to ping"))
     assert pushing.returncode in allowed or not reached, f"push ended with {pushing.returncode}: {err}"
     assert "Traceback" not in err, err
 
@@ -110,7 +112,7 @@ def play_round(chance: random.Random, hub: Hub, site: SiteFolder) -> str:
     return told
 
 
-@pytest.mark.parametrize("rounds", [20, pytest.param(200, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("rounds", [12, pytest.param(200, marks=pytest.mark.deep)])
 def test_whoever_is_killed_in_the_middle_of_a_push_nothing_is_lost_or_doubled(
     request: pytest.FixtureRequest, tmp_path: Path, rounds: int
 ) -> None:
@@ -143,7 +145,7 @@ def is_pushed(site: SiteFolder) -> bool:
 
 def check(hub: Hub, sites: list[SiteFolder], executions: set[str], file: Path) -> None:
     for site in sites:  # a broker that was killed often is started again later and later
-        until(functools.partial(is_pushed, site), f"{site.name} to be able to push", 90)
+        until(functools.partial(is_pushed, site), f"{site.name} to be able to push", 240)
         status = site.status()
         assert (status["confirmed"], status["pending"]) == (len(site.events()), 0)
         assert site.ask("verify")["ok"] is True

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.support.bundles import bundle_of
 from tests.support.hubs import Hub, hub_at, running_hub
 from tests.support.nats import free_port
 from tests.support.programs import call, processes_of, until
 from tests.support.sites import SiteFolder, folded
 
 from cmf_graph.database import connect
+from cmf_hub.addresses import read_host_port
 from cmf_hub.broker_files import running_server
 from cmf_hub.enrol import add_site
-from cmf_hub.serve import read_host_port
 from cmf_link.link import connect as connect_link
 from cmf_protocol.errors import CallerError, CmfError
-from cmf_protocol.segments import encode_bundle
 
 MakeSite = Callable[[str], SiteFolder]
 
@@ -36,8 +36,8 @@ def test_the_ready_file_says_where_the_hub_is_and_goes_with_it(tmp_path: Path) -
         assert ready == {"http": None, "nats": hub.address, "pid": hub.process.pid}
         status = hub.ask("status")
         assert (status["serving"], status["nats"], status["pid"]) == (True, hub.address, hub.process.pid)
-        children = processes_of(hub.folder)
-        assert len(children) == 3  # the hub, its nats-server, its projector
+        # the hub, its nats-server, its projector
+        until(lambda: len(processes_of(hub.folder)) == 4, "the hub's processes")
         assert hub.stop() == 0
         assert not processes_of(hub.folder)
         assert not hub.ready_file.exists()
@@ -56,7 +56,7 @@ def test_a_stop_while_sites_push_is_clean_and_the_push_goes_on_after_the_next_st
     assert hub.stop() == 0
     assert not processes_of(hub.folder)
     hub.start()
-    out, err = pushing.communicate(timeout=60)
+    out, err = pushing.communicate(timeout=180)
     assert pushing.returncode == 0, err
     assert json.loads(out)["pending"] == 0
     assert hub.digest() == folded(tmp_path / "graph.db", [ana])
@@ -77,16 +77,7 @@ def test_two_hubs_on_one_port_the_second_is_refused_and_leaves_nothing(shared_hu
     assert f"{shared_hub.address} is in use by another program" in done.stderr
     assert "--nats" in done.stderr
     assert not processes_of(tmp_path / "two")
-    assert len(processes_of(shared_hub.folder)) == 3
-
-
-@pytest.mark.parametrize("address", ["0.0.0.0:4222", "hub.example.org:4222"])
-def test_off_loopback_is_refused(tmp_path: Path, address: str) -> None:
-    done = call("cmf-hub", "serve", "--data", tmp_path / "hub", "--nats", address, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "no TLS yet" in done.stderr
-    assert "SSH tunnel" in done.stderr
-    assert not processes_of(tmp_path / "hub")
+    until(lambda: len(processes_of(shared_hub.folder)) == 4, "the first hub to be alone with its own processes")
 
 
 @pytest.mark.parametrize("address", ["", "4222", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:²"])
@@ -185,7 +176,7 @@ def test_what_is_damaged_of_one_site_stops_no_other(hub: Hub, site: MakeSite) ->
         try:
             for segment in sender.segments(3):
                 subject = f"cmf.v1.log.{sender.name}"
-                await link.publish(subject, segment, message_id=secrets.token_hex(16), timeout_s=5)
+                await link.publish(subject, segment, message_id=secrets.token_hex(16), timeout_s=30)
         finally:
             await link.close()
 
@@ -207,7 +198,7 @@ def test_sites_are_added_listed_and_revoked_while_the_hub_serves(shared_hub: Hub
     file = shared_hub.enrol("dora")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     joining = json.loads(file.read_text())
-    assert joining.keys() == {"version", "site", "url", "hub_id", "login", "token", "ca"}
+    assert joining.keys() == {"version", "site", "url", "hub_id", "hub_key", "login", "token", "ca"}
     assert (joining["site"], joining["url"]) == ("dora", f"nats://{shared_hub.address}")
 
     def listed() -> dict[str, object]:
@@ -252,7 +243,7 @@ def test_a_join_token_serves_one_key_only(shared_hub: Hub, site: MakeSite) -> No
     first.record(2)
     first.push()
     thief.record(2)
-    done = thief.call("push", "--timeout", "5")
+    done = thief.call("push", "--timeout", "60")
     assert done.returncode == 4
     assert "the join token of hana was used already" in done.stderr
     assert json.loads(first.home.hub_path.read_text())["token"] is None
@@ -273,7 +264,7 @@ def test_a_revoked_site_can_neither_connect_nor_bring_anything_new(
     shared_hub.ask("site", "revoke", "inga")
     known = ana.segments()
     ana.record(3)
-    done = ana.call("push", "--timeout", "5")
+    done = ana.call("push", "--timeout", "60")
     assert done.returncode == 4
     assert "refused" in done.stderr or "refuses" in done.stderr
     assert "revoked" in done.stderr
@@ -283,7 +274,7 @@ def test_a_revoked_site_can_neither_connect_nor_bring_anything_new(
         (ana.segments(5)[-1:], 5, {"admitted": 0}),
     ):
         bundle = tmp_path / "inga.bundle"
-        bundle.write_bytes(encode_bundle(segments))
+        bundle.write_bytes(bundle_of(segments))
         done = shared_hub.call("import", bundle, "--json")
         assert done.returncode == code, done.stderr
         found = json.loads(done.stdout)
@@ -305,9 +296,9 @@ def test_a_revocation_cuts_a_connection_that_is_open(shared_hub: Hub, site: Make
         "the push to arrive",
     )
     shared_hub.ask("site", "revoke", "jana")
-    _, err = pushing.communicate(timeout=60)
+    _, err = pushing.communicate(timeout=180)
     assert pushing.returncode in (0, 4), err  # 0: it was done before
-    assert jana.call("push", "--timeout", "5").returncode == 4
+    assert jana.call("push", "--timeout", "60").returncode == 4
 
 
 # --- bundles
@@ -317,11 +308,11 @@ def test_a_site_that_only_sends_bundles_is_admitted_by_its_key(shared_hub: Hub, 
     kim = site("kim")
     kim.record(5)
     added = shared_hub.ask("site", "add", "kim", "--key", kim.status()["public_key"])
-    assert added == {"site": "kim", "key": kim.signer.public_key.hex(), "joins": False}
+    assert added == {"site": "kim", "key": kim.signer.public_key.hex(), "file": None, "joins": False}
     bundle = tmp_path / "kim.bundle"
-    bundle.write_bytes(encode_bundle(kim.segments(3)))
+    bundle.write_bytes(bundle_of(kim.segments(3)))
     found = shared_hub.ask("import", bundle)
-    assert (found["admitted"], found["refused"], found["parked"]) == (len(kim.events()), [], 0)
+    assert (found["admitted"], found["refused"], found["parked"]) == (len(kim.events()), [], [])
     before = shared_hub.digest()
     assert shared_hub.ask("import", bundle)["duplicates"] == len(kim.events())
     assert shared_hub.digest() == before
@@ -334,7 +325,7 @@ def test_a_bundle_that_was_cut_or_altered_is_refused(shared_hub: Hub, site: Make
     lars = site("lars")
     lars.record(5)
     shared_hub.ask("site", "add", "lars", "--key", lars.status()["public_key"])
-    whole = encode_bundle(lars.segments())
+    whole = bundle_of(lars.segments())
     before = shared_hub.digest()
     bundle = tmp_path / "lars.bundle"
     for content, said in (
@@ -359,7 +350,7 @@ def test_everything_is_rebuilt_while_the_hub_serves_and_sites_push(hub: Hub, sit
         ana.record(30, metrics=100)
         pushing = ana.start_push()
         hub.ask("rebuild")
-        out, err = pushing.communicate(timeout=60)
+        out, err = pushing.communicate(timeout=180)
         assert pushing.returncode == 0, err
         assert json.loads(out)["pending"] == 0
     incremental = hub.digest()
