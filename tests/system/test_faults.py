@@ -367,10 +367,11 @@ async def let_wait_at_most(hub: Hub, messages: int) -> None:
         await link.close()
 
 
+@pytest.mark.deep
 def test_a_full_buffer_slows_the_agent_and_loses_nothing(hub: Hub, site: MakeSite, tmp_path: Path) -> None:
     ana = site("ana")
     hub.join(ana)
-    record(ana, 2_000, cut_into=40)
+    record(ana, 20_000, cut_into=400)  # far more than a fast hub stores before it is stopped
     asyncio.run(let_wait_at_most(hub, messages=4))
     with fault_proxy(hub.port) as proxy:
         proxy.shape(round_trip_s=0.02)  # time enough to stop the hub in the middle
