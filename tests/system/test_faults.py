@@ -12,7 +12,6 @@ import json
 import os
 import random
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -33,16 +32,15 @@ from tests.support.faults import (
 from tests.support.forwarding import Cut, How
 from tests.support.hubs import Hub
 from tests.support.programs import until
+from tests.support.replaying import Replaying
 from tests.support.sites import PIPELINE, SiteFolder, folded
 
 from cmf_agent.cutting import Cutter
 from cmf_agent.hub_file import hub_in_force
 from cmf_agent.outbox import Outbox
 from cmf_agent.push import PushReport, push
-from cmf_agent.replaying import LogSource, target_of
 from cmf_hub.registry import Registry
 from cmf_link.link import connect
-from cmf_link.replay import Replay, ReplayState
 from cmf_link.stream import STREAM
 from cmf_protocol.segments import SEGMENT_BYTES_MAX
 
@@ -196,50 +194,9 @@ def test_large_backlogs_drain_over_slow_lines(hub: Hub, site: MakeSite, tmp_path
 # --- one fault after the other
 
 
-class Daemon:
-    """`cmf-agent daemon`'s replay of a site, through a proxy, in a thread of its own."""
-
-    def __init__(self, site: SiteFolder, url: str) -> None:
-        self.states: list[ReplayState] = []
-        self.sent = 0
-        self._site = site
-        self._url = url
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name=f"daemon of {site.name}")
-        self._thread.start()
-        assert self._started.wait(DRAIN_LIMIT_S)
-
-    async def _run(self) -> None:
-        hub = hub_in_force(self._site.home, url=self._url)
-        with Outbox(self._site.home.log_path) as outbox:
-            source = LogSource(self._site.home, hub, outbox, follow=True)
-            self._replay = Replay(target_of(hub), source, on_state=self.states.append)
-            self._loop, self._task = asyncio.get_running_loop(), asyncio.create_task(self._replay.for_ever())
-            self._started.set()
-            await asyncio.wait({self._task})
-            self.sent = source.sent.events
-
-    def is_idle(self) -> bool:
-        """Whether all is confirmed, as far as it knows."""
-        return bool(self.states) and self.states[-1] == ReplayState("idle")
-
-    def says(self, word: str, text: str) -> bool:
-        """Whether it ever was in such a state, for such a reason."""
-        return any(state.word == word and text in state.detail for state in self.states)
-
-    def poke(self) -> None:
-        """Tell it that there is something new, as the daemon's watcher does."""
-        self._loop.call_soon_threadsafe(self._replay.poke)
-
-    def end(self) -> None:
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._task.cancel)
-            self._thread.join(DRAIN_LIMIT_S)
-
-
 @contextmanager
-def daemon_of(site: SiteFolder, url: str) -> Iterator[Daemon]:
-    daemon = Daemon(site, url)
+def daemon_of(site: SiteFolder, url: str) -> Iterator[Replaying]:
+    daemon = Replaying(site, url)
     try:
         yield daemon
     finally:
@@ -302,7 +259,7 @@ def suffer(
                 daemon.poke()
                 story.append(fault(proxy, chance))
             proxy.heal()
-            until(lambda: hub.events() == len(ana.events()) and daemon.is_idle(), "the backlog to drain", DRAIN_LIMIT_S)
+            until(lambda: hub.events() == len(ana.events()) and daemon.idle, "the backlog to drain", DRAIN_LIMIT_S)
             assert sent_twice(ana, proxy) <= SENT_MAX
     except BaseException as error:
         error.add_note(f"--hypothesis-seed={seed}\n" + "\n".join(story) + f"\n{hub.said()[-5000:]}")
@@ -387,7 +344,7 @@ def test_a_full_buffer_slows_the_agent_and_loses_nothing(hub: Hub, site: MakeSit
                 )
             finally:
                 os.kill(hub.process.pid, signal.SIGCONT)
-            until(lambda: hub.events() == len(ana.events()) and daemon.is_idle(), "it to drain", DRAIN_LIMIT_S)
+            until(lambda: hub.events() == len(ana.events()) and daemon.idle, "it to drain", DRAIN_LIMIT_S)
         assert proxy.counts.connections == 1
         assert daemon.sent == len(ana.events()), "what was taken was sent again"
     holds_all(hub, [ana], tmp_path / "graph.db")

@@ -1,10 +1,8 @@
 """Hubs that lose what they had: sites notice by themselves, send what is missing, and nothing that is there."""
 
-import asyncio
 import os
 import shutil
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,57 +10,19 @@ from pathlib import Path
 import pytest
 from tests.support.hubs import Hub
 from tests.support.programs import until
+from tests.support.replaying import Replaying
 from tests.support.sites import SiteFolder, folded
 
 from cmf_agent.hub_file import hub_in_force
 from cmf_agent.outbox import Outbox
-from cmf_agent.replaying import LogSource, target_of
-from cmf_link.replay import Replay, ReplayState
 
 LIMIT_S = 60.0
 MakeSite = Callable[[str], SiteFolder]
 
 
-class Daemon:
-    """A site's replay that goes on by itself, in a thread of its own; `poke` says that there is something new."""
-
-    def __init__(self, site: SiteFolder) -> None:
-        self.states: list[ReplayState] = []
-        self.sent = 0
-        self.warnings: list[str] = []
-        self._site = site
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-        self._started = threading.Event()
-        self._thread.start()
-        assert self._started.wait(LIMIT_S)
-
-    async def _run(self) -> None:
-        hub = hub_in_force(self._site.home)
-        with Outbox(self._site.home.log_path) as outbox:
-            source = LogSource(self._site.home, hub, outbox, follow=True)
-            self._replay = Replay(target_of(hub), source, on_state=self.states.append)
-            self._loop, self._task = asyncio.get_running_loop(), asyncio.create_task(self._replay.for_ever())
-            self._started.set()
-            await asyncio.wait({self._task})
-            self.sent, self.warnings = source.sent.events, source.warnings
-
-    @property
-    def idle(self) -> bool:
-        """Whether all is confirmed, as far as it knows."""
-        return bool(self.states) and self.states[-1] == ReplayState("idle")
-
-    def poke(self) -> None:
-        self._loop.call_soon_threadsafe(self._replay.poke)
-
-    def end(self) -> None:
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._task.cancel)
-            self._thread.join(LIMIT_S)
-
-
 @contextmanager
-def daemon_of(site: SiteFolder) -> Iterator[Daemon]:
-    daemon = Daemon(site)
+def daemon_of(site: SiteFolder) -> Iterator[Replaying]:
+    daemon = Replaying(site)
     try:
         until(lambda: daemon.idle, f"{site.name} to be confirmed", LIMIT_S)
         yield daemon
