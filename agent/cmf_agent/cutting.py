@@ -8,13 +8,13 @@ Rules
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from cmf_agent.outbox import Cut, Outbox
 from cmf_graph.locks import waiting_lock
 from cmf_protocol.ranges import Ranges, clip
-from cmf_protocol.segments import SEGMENT_BYTES_MAX, SEGMENT_EVENTS_MAX, Statement, encode_segment, sign_segment
+from cmf_protocol.segments import SEGMENT_BYTES_MAX, SEGMENT_EVENTS_MAX, Statement, cut, encode_segment, sign_segment
 from cmf_protocol.signing import Signer
 
 #: Cuts made at once: enough to keep a link busy while they are sent, and one commit for all of them.
@@ -39,10 +39,10 @@ class Cutter:
 
         Without `keep` the signatures are made to be counted only, not to be sent.
         """
-        reached = after
-        while reached < head[0]:
-            for signed in self._next(log_id, reached, head, keep=keep):
-                reached = signed.statement.last_sequence
+        bounds = SEGMENT_EVENTS_MAX, SEGMENT_BYTES_MAX
+        while after < head[0]:
+            for signed in self._next(log_id, after, head, *bounds, read=_CUTS_READ, keep=keep):
+                after = signed.statement.last_sequence
                 yield signed
 
     def next_cut(self, log_id: bytes, after: int, head: Head, *, events_max: int, bytes_max: int) -> Cut:
@@ -50,31 +50,7 @@ class Cutter:
 
         One that was signed before is returned as it is; a new one has at most so many events, so many bytes, and one event at least.
         """
-        with waiting_lock(self._lock_path):
-            signed = self._outbox.cuts(log_id, after, limit=1)
-            if signed and signed[0].statement.first_sequence <= after + 1:
-                return signed[0]
-            end = signed[0].statement.first_sequence - 1 if signed else head[0]
-            made = [
-                self._sign(log_id, first, last, head)
-                for first, last in self._bounded_ranges(log_id, after, end, events_max, bytes_max)
-            ]
-            self._outbox.record_cuts(made)
-            return made[0]
-
-    def _bounded_ranges(
-        self, log_id: bytes, after: int, end: int, events_max: int, bytes_max: int
-    ) -> Iterator[tuple[int, int]]:
-        """Yield (first, last) of the next segment, or where they are as large as they may be, of the next few."""
-        count = CUTS_AT_ONCE if events_max >= SEGMENT_EVENTS_MAX else 1
-        sizes = self._outbox.sizes_after(log_id, after, min(count * events_max, end - after))
-        start = 0
-        while start < len(sizes) and count:
-            stop = start + fitting(sizes[start:], events_max, bytes_max)
-            if stop == len(sizes) < end - after and start:
-                return  # what was read ends there, the segment need not
-            yield after + start + 1, after + stop
-            start, count = stop, count - 1
+        return self._next(log_id, after, head, events_max, bytes_max, read=1)[0]
 
     def encode(self, signed: Cut, bodies: Ranges | None = None) -> bytes:
         """Return the segment of a cut; with `bodies` only these sequences of its log have theirs, the others' are withheld."""
@@ -86,19 +62,30 @@ class Cutter:
             pairs = [(pair[0], pair[1] if at in kept else None) for at, pair in enumerate(pairs, first)]
         return encode_segment(statement, signed.signature, pairs)
 
-    def _next(self, log_id: bytes, reached: int, head: Head, *, keep: bool) -> list[Cut]:
-        """Return the cuts that were signed of what follows `reached`; if there are none, new ones, at least one."""
+    def _next(
+        self, log_id: bytes, after: int, head: Head, events_max: int, bytes_max: int, *, read: int, keep: bool = True
+    ) -> list[Cut]:
+        """Return the cuts that were signed of what follows `after`, at most `read`; if there are none, new ones, at least one."""
         with waiting_lock(self._lock_path) if keep else contextlib.nullcontext():
-            signed = self._outbox.cuts(log_id, reached, limit=_CUTS_READ)
-            following = _following(signed, reached)
+            signed = self._outbox.cuts(log_id, after, limit=read)
+            following = _following(signed, after)
             if following:
                 return following
             end = signed[0].statement.first_sequence - 1 if signed else head[0]
-            ranges = self._bounded_ranges(log_id, reached, end, SEGMENT_EVENTS_MAX, SEGMENT_BYTES_MAX)
+            ranges = self._ranges(log_id, after, end, events_max, bytes_max)
             made = [self._sign(log_id, first, last, head) for first, last in ranges]
             if keep:
                 self._outbox.record_cuts(made)
             return made
+
+    def _ranges(self, log_id: bytes, after: int, end: int, events_max: int, bytes_max: int) -> list[tuple[int, int]]:
+        """Return (first, last) of the next segment, or where they are as large as they may be, of the next few."""
+        count = CUTS_AT_ONCE if events_max >= SEGMENT_EVENTS_MAX else 1
+        sizes = self._outbox.sizes_after(log_id, after, min(count * events_max, end - after))
+        found = [(after + start + 1, after + stop) for start, stop in cut(sizes, events_max, bytes_max)]
+        if len(found) > 1 and after + len(sizes) < end:
+            found.pop()  # what was read ends there, the segment need not
+        return found[:count]
 
     def _sign(self, log_id: bytes, first: int, last: int, head: Head) -> Cut:
         previous, last_id = self._outbox.event_id(log_id, first - 1), self._outbox.event_id(log_id, last)
@@ -116,13 +103,3 @@ def _following(signed: list[Cut], reached: int) -> list[Cut]:
             found.append(one)
             reached = one.statement.last_sequence
     return found
-
-
-def fitting(sizes: Sequence[int], events_max: int, bytes_max: int) -> int:
-    """Return how many of events of these sizes, from the first on, fit into one segment of these bounds: one at least."""
-    total = 0
-    for at, size in enumerate(sizes[:events_max]):
-        total += size
-        if total > bytes_max and at:
-            return at
-    return min(len(sizes), events_max)

@@ -20,13 +20,12 @@ from cmf_agent.locking import QueueLock
 from cmf_agent.outbox import Outbox
 from cmf_agent.pulled import Pulled
 from cmf_agent.push import PUSH_LOCK, push
-from cmf_agent.replaying import LogSource, target_of
+from cmf_agent.replaying import LogSource, ask_hub, target_of
 from cmf_graph.database import connect, store_errors, transaction
 from cmf_graph.locks import try_lock
-from cmf_link.link import Link
 from cmf_link.link import connect as connect_link
-from cmf_protocol.errors import CallerError, IntegrityError, StoreError
-from cmf_protocol.messages import HELLO_LOGS_MAX, HelloAnswer, decode_answer
+from cmf_protocol.errors import CallerError, StoreError
+from cmf_protocol.messages import HELLO_LOGS_MAX, HelloAnswer
 
 #: How long one connection or one answer may take, s.
 ANSWER_WAIT_S = 10.0
@@ -88,23 +87,17 @@ async def _say_goodbye(source: LogSource, hub: HubFile, heads: Heads) -> int:
         lacking = 0
         for start in range(0, len(asked), HELLO_LOGS_MAX):
             chunk = asked[start : start + HELLO_LOGS_MAX]
-            answer = await _hello(link, source, hub, {log_id: offered[log_id] for log_id in chunk})
+            answer = await ask_hub(
+                link, hub, source.hello({log_id: offered[log_id] for log_id in chunk}), ANSWER_WAIT_S
+            )
             lacking += sum(heads[log_id][0] - _held(answer, log_id, heads[log_id]) for log_id in chunk)
         if not lacking:
             source.leaving = True
             last = asked[-HELLO_LOGS_MAX:]
-            await _hello(link, source, hub, {log_id: offered[log_id] for log_id in last})
+            await ask_hub(link, hub, source.hello({log_id: offered[log_id] for log_id in last}), ANSWER_WAIT_S)
     finally:
         await link.close()
     return lacking
-
-
-async def _hello(link: Link, source: LogSource, hub: HubFile, chains: dict[bytes, int]) -> HelloAnswer:
-    data = await link.request(f"cmf.v1.rpc.{hub.site}.hello", source.hello(chains), timeout_s=ANSWER_WAIT_S)
-    answer = decode_answer(data)
-    if answer.hub_id != hub.hub_id:
-        raise IntegrityError("another hub answers at this address", "join the hub that is meant: cmf-agent join FILE")
-    return answer
 
 
 def _held(answer: HelloAnswer, log_id: bytes, head: tuple[int, bytes]) -> int:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from cmf_graph.database import store_errors
+from cmf_graph.database import store_errors, sync_folder
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -28,8 +28,4 @@ def write_whole(path: Path, content: bytes, mode: int) -> None:
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)

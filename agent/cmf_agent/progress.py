@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from cmf_graph.progress import progress_bar
+
 #: From this size on, bytes, hashing takes long enough to wonder.
 SHOWN_FROM = 64 << 20
 #: From this count on sending takes long enough to wonder, on a slow line.
@@ -18,12 +20,8 @@ def hashing_progress(path: Path) -> Iterator[Callable[[int], None] | None]:
     if total < SHOWN_FROM:
         yield None
         return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"hashing {path.name}", total=total)
-        yield lambda count: bar.advance(task, count)
+    with progress_bar(f"hashing {path.name}", total) as advance:
+        yield advance
 
 
 @contextmanager

@@ -24,12 +24,12 @@ from cmf_agent.listings import Asked, Listings
 from cmf_agent.outbox import Outbox
 from cmf_agent.pulled import Pulled
 from cmf_agent.reading import LogReader
-from cmf_agent.replaying import LogSource
+from cmf_agent.replaying import LogSource, ask_hub
 from cmf_graph.locks import try_lock
 from cmf_link.link import Link, connect
-from cmf_protocol.errors import CallerError, IntegrityError, StoreError
+from cmf_protocol.errors import CallerError, StoreError
 from cmf_protocol.filters import Filter
-from cmf_protocol.messages import HELLO_LOGS_MAX, decode_answer
+from cmf_protocol.messages import HELLO_LOGS_MAX
 
 #: How long a hub may take to be reached at all, s.
 CONNECT_WAIT_S = 10.0
@@ -105,12 +105,7 @@ async def _say_hello(link: Link, source: LogSource, outbox: Outbox, hub: HubFile
     names = list(logs)
     for start in range(0, len(names), HELLO_LOGS_MAX):
         asked = {log_id: logs[log_id] for log_id in names[start : start + HELLO_LOGS_MAX]}
-        data = await link.request(f"cmf.v1.rpc.{hub.site}.hello", source.hello(asked), timeout_s=timeout_s)
-        answer = decode_answer(data)
-        if answer.hub_id != hub.hub_id:
-            raise IntegrityError(
-                "another hub answers at this address", "join the hub that is meant: cmf-agent join FILE"
-            )
+        answer = await ask_hub(link, hub, source.hello(asked), timeout_s)
         source.on_answer(answer)
         for log_id, sequence, event_id in answer.confirmed:
             if log_id in logs and outbox.event_id(log_id, sequence) == event_id:

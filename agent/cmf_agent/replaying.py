@@ -18,10 +18,12 @@ from cmf_agent.outbox import Cut as SignedCut
 from cmf_agent.outbox import Outbox
 from cmf_agent.place import another_writer, mark_forked
 from cmf_agent.version import AGENT
+from cmf_link.link import Link
 from cmf_link.replay import Target
 from cmf_protocol.chains import Cut, Mark, Offer
 from cmf_protocol.encoding import Value
-from cmf_protocol.messages import Confirm, Confirmation, HelloAnswer, Refusal, points_of, sign_hello
+from cmf_protocol.errors import IntegrityError
+from cmf_protocol.messages import Confirm, Confirmation, HelloAnswer, Refusal, decode_answer, points_of, sign_hello
 from cmf_protocol.sync import Moves
 
 #: Clocks further apart than this are told, µs.
@@ -39,6 +41,14 @@ class Sent(NamedTuple):
 def target_of(hub: HubFile, bytes_per_s: float | None = None) -> Target:
     """Return where a site replays to; raise `CallerError` if it has no link."""
     return Target(hub.url, hub.login, f"cmf-agent {hub.site}", hub.site, hub.hub_id, ca=hub.ca, bytes_per_s=bytes_per_s)
+
+
+async def ask_hub(link: Link, hub: HubFile, hello: bytes, timeout_s: float) -> HelloAnswer:
+    """Say one hello, for a command that replays nothing, and return the answer; raise `IntegrityError` if another hub answers."""
+    answer = decode_answer(await link.request(f"cmf.v1.rpc.{hub.site}.hello", hello, timeout_s=timeout_s))
+    if answer.hub_id != hub.hub_id:
+        raise IntegrityError("another hub answers at this address", "join the hub that is meant: cmf-agent join FILE")
+    return answer
 
 
 class LogSource:

@@ -13,7 +13,6 @@ Rules
 
 import asyncio
 import contextlib
-import os
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
@@ -33,17 +32,18 @@ from cmf_agent.private_files import write_private
 from cmf_agent.pull import CONNECT_WAIT_S, pull_all
 from cmf_agent.pulled import Pulled
 from cmf_agent.reading import LogReader
+from cmf_agent.replaying import ask_hub
 from cmf_agent.restored import Chain, choose, fill
 from cmf_agent.schema import RESTORING, create_tables, open_database
 from cmf_agent.version import AGENT
 from cmf_graph.database import connect as open_sqlite
-from cmf_graph.database import store_errors
+from cmf_graph.database import store_errors, sync_folder
 from cmf_graph.locks import try_lock
 from cmf_link.link import Link, connect
 from cmf_protocol.encoding import Value
 from cmf_protocol.errors import CallerError, CmfError, IntegrityError, StoreError
 from cmf_protocol.filters import filter_of
-from cmf_protocol.messages import HELLO_LOGS_MAX, Confirmation, decode_answer, sign_hello
+from cmf_protocol.messages import HELLO_LOGS_MAX, Confirmation, sign_hello
 from cmf_protocol.signing import Signer
 
 OWN = filter_of(own=True)
@@ -203,9 +203,7 @@ async def _say_hello(
     data = sign_hello(
         signer, site=hub.site, hub_id=hub.hub_id, token=hub.token, time_us=now_us(), agent=AGENT, logs=logs
     )
-    answer = decode_answer(await link.request(f"cmf.v1.rpc.{hub.site}.hello", data, timeout_s=wait_s))
-    if answer.hub_id != hub.hub_id:
-        raise IntegrityError("another hub answers at this address", "join the hub that is meant: cmf-agent join FILE")
+    answer = await ask_hub(link, hub, data, wait_s)
     with Outbox(staging.log_path) as outbox:
         outbox.record_contact(hub.hub_id, answer.incarnation)
     return answer.confirmed
@@ -248,13 +246,5 @@ def put_in_place(staging: Home, home: Home) -> None:
         for suffix in ("-wal", "-shm"):  # of a log that was removed: SQLite would take them for this one's
             home.log_path.with_name(home.log_path.name + suffix).unlink(missing_ok=True)
         staging.log_path.replace(home.log_path)
-        _sync_folder(home.path)
+        sync_folder(home.path)
     shutil.rmtree(staging.path)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

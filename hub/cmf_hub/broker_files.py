@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
+from cmf_graph.database import sync_folder
 from cmf_hub.accounts import (
     CA_FILE,
     LOG_FILE,
@@ -122,11 +123,7 @@ def write_draft(draft: Path, text: str) -> None:
 def put_in_place(draft: Path, file: Path) -> None:
     """Let `draft` take the place of `file`, in one step, for good."""
     draft.replace(file)
-    descriptor = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(file.parent)
 
 
 @contextlib.asynccontextmanager

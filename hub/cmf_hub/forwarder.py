@@ -17,7 +17,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -158,7 +158,7 @@ class StoredSource:
                 (branch.id, confirmed, ENDS_MAX),
             )
         )
-        sequences = sorted(ends, reverse=True)
+        sequences = list(ends)
         points, at = {branch.head: branch.head_id}, 1
         while at < len(sequences):
             points[sequences[at]] = ends[sequences[at]]
@@ -270,11 +270,11 @@ async def run(data: DataFolder) -> None:
     await asyncio.gather(*(forwarder.run() for forwarder in forwarders))
 
 
-def _read_pokes(loop: asyncio.AbstractEventLoop, poke: object) -> None:
+def _read_pokes(loop: asyncio.AbstractEventLoop, poke: Callable[[], None]) -> None:
     """Pass pokes on, and end the process once the hub has closed the pipe: what is kept here may be lost."""
     while os.read(0, 65536):
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(poke)  # type: ignore[arg-type]
+            loop.call_soon_threadsafe(poke)
     os._exit(0)
 
 

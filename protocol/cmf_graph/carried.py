@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from cmf_graph.database import store_errors
+from cmf_graph.database import store_errors, sync_folder
 from cmf_protocol.bundles import BUNDLE_MAGIC, read_bundle
 from cmf_protocol.errors import CallerError, PeerError
 from cmf_protocol.receipts import RECEIPT_MAGIC, Receipt, decode_receipt
@@ -45,16 +45,8 @@ def write_new(path: Path, chunks: Iterable[bytes]) -> int:
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     return size
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def is_receipt(path: Path) -> bool:

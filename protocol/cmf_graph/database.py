@@ -122,6 +122,15 @@ def hint_for(text: str) -> str:
     return next((hint for word, hint in _HINTS if word in low), "")
 
 
+def sync_folder(folder: Path) -> None:
+    """Make durable which files are in a folder, under which names; raises `OSError`."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def file_is_on_network(path: Path) -> str | None:
     """Return the name of the network file system that holds `path`, or None for a local one (Linux only)."""
     try:

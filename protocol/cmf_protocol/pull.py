@@ -10,7 +10,6 @@ from hashlib import sha256
 from typing import NamedTuple
 
 import msgpack
-import zstandard
 
 from cmf_protocol.encoding import Value, encode
 from cmf_protocol.errors import (
@@ -18,7 +17,6 @@ from cmf_protocol.errors import (
     BackPressure,
     CallerError,
     CmfError,
-    DecodeError,
     IntegrityError,
     LinkError,
     StoreError,
@@ -40,6 +38,7 @@ from cmf_protocol.forms import (
     row_of,
 )
 from cmf_protocol.ranges import Ranges, clip, count, is_ranges, last_of
+from cmf_protocol.segments import FRAME_BYTES_MAX, pack_frame, unpack_frame
 
 #: What a message of NATS may have (1 MiB), less room for its headers.
 ANSWER_BYTES_MAX = 900_000
@@ -49,10 +48,7 @@ KNOWN_MAX = 8_000
 WANTED_EVENTS_MAX = 4_000
 #: What is left of a listing's hash: it tells lists apart, and proves nothing.
 LISTING_DIGEST_BYTES = 16
-#: The frame of an answer to events, as of a segment, uncompressed.
-FRAME_BYTES_MAX = 1_048_576
 _FRAME_VERSION = b"\x01"
-_ZSTD_LEVEL = 3
 
 #: branch → sequences in it
 Wanted = tuple[tuple[bytes, Ranges], ...]
@@ -219,12 +215,12 @@ def encode_events_answer(answer: EventsAnswer) -> bytes:
     packed: bytes = msgpack.packb(dict(sorted(parts.items())))  # bins, integers and text: nothing to make canonical
     if len(packed) > FRAME_BYTES_MAX:
         raise CallerError(f"an answer of {len(packed):,} bytes does not fit a frame", "answer with fewer events")
-    return _FRAME_VERSION + zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(packed)
+    return _FRAME_VERSION + pack_frame(packed)
 
 
 def decode_events_answer(data: bytes) -> EventsAnswer:
     """Return the answer of these bytes; raise the error that it may be."""
-    parts = _answer(_unframed(data)) if data[:1] == _FRAME_VERSION else _answer(data)
+    parts = _answer(unpack_frame(data[1:], "an answer")) if data[:1] == _FRAME_VERSION else _answer(data)
     hub_id = part(parts, "hub", bin_of(16))
     if "segments" in parts:
         return EventsAnswer(hub_id, segments=part(parts, "segments", array_of(is_bytes)))
@@ -235,17 +231,6 @@ def decode_events_answer(data: bytes) -> EventsAnswer:
 def wanted_count(wanted: Wanted) -> int:
     """Return how many events these are."""
     return sum(count(ranges) for _, ranges in wanted)
-
-
-def _unframed(data: bytes) -> bytes:
-    frame = data[1:]
-    try:
-        if not 0 < zstandard.frame_content_size(frame) <= FRAME_BYTES_MAX:
-            raise DecodeError(f"an answer states its size, at most {FRAME_BYTES_MAX:,} bytes")
-        packed = zstandard.ZstdDecompressor().decompress(frame, max_output_size=FRAME_BYTES_MAX, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise DecodeError(f"an answer that zstd can't read: {error}") from error
-    return packed
 
 
 def _wanted(rows: Value) -> Wanted:

@@ -75,14 +75,16 @@ def sign_segment(statement: Statement, signer: Signer) -> bytes:
 def encode_segment(statement: Statement, signature: bytes, events: Sequence[tuple[bytes, bytes | None]]) -> bytes:
     """Return the bytes that travel; `events` are (header bytes, body bytes or None)."""
     packed = msgpack.packb([statement, signature, events])
-    return bytes([SEGMENT_VERSION]) + zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(packed)
+    return bytes([SEGMENT_VERSION]) + pack_frame(packed)
 
 
-def cut(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of the segments that events of these sizes (bytes) are cut into."""
+def cut(
+    sizes: Sequence[int], events_max: int = SEGMENT_EVENTS_MAX, bytes_max: int = SEGMENT_BYTES_MAX
+) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of the segments that events of these sizes (bytes) are cut into: one event at least is in each."""
     start, total = 0, 0
     for at, size in enumerate(sizes):
-        if at > start and (at - start == SEGMENT_EVENTS_MAX or total + size > SEGMENT_BYTES_MAX):
+        if at > start and (at - start == events_max or total + size > bytes_max):
             yield start, at
             start, total = at, 0
         total += size
@@ -129,15 +131,22 @@ def decode_segment(data: bytes) -> Segment:
 def _decompress(data: bytes) -> bytes:
     if not data or data[0] != SEGMENT_VERSION:
         raise DecodeError(f"a segment begins with the version byte {SEGMENT_VERSION}")
-    frame = data[1:]
+    return unpack_frame(data[1:], "a segment")
+
+
+def pack_frame(packed: bytes) -> bytes:
+    """Return these bytes as a zstd frame."""
+    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(packed)
+
+
+def unpack_frame(frame: bytes, what: str) -> bytes:
+    """Return what a zstd frame holds, at most `FRAME_BYTES_MAX` bytes; raise `DecodeError`, which names it as `what`, for any other."""
     try:
-        size = zstandard.frame_content_size(frame)
-        if not 0 < size <= FRAME_BYTES_MAX:
-            raise DecodeError(f"a segment states its size, at most {FRAME_BYTES_MAX:,} bytes")
-        packed = zstandard.ZstdDecompressor().decompress(frame, max_output_size=FRAME_BYTES_MAX, allow_extra_data=False)
+        if not 0 < zstandard.frame_content_size(frame) <= FRAME_BYTES_MAX:
+            raise DecodeError(f"{what} states its size, at most {FRAME_BYTES_MAX:,} bytes")
+        return zstandard.ZstdDecompressor().decompress(frame, max_output_size=FRAME_BYTES_MAX, allow_extra_data=False)
     except zstandard.ZstdError as error:
-        raise DecodeError(f"a segment that zstd can't read: {error}") from error
-    return packed
+        raise DecodeError(f"{what} that zstd can't read: {error}") from error
 
 
 def _statement_holds(fields: object) -> bool:

@@ -21,7 +21,6 @@ from cmf_protocol.errors import (
 from cmf_protocol.filters import FILTER_TEXTS_MAX, Filter, decode_filter, filter_of
 from cmf_protocol.messages import encode_error
 from cmf_protocol.pull import (
-    FRAME_BYTES_MAX,
     KNOWN_MAX,
     WANTED_EVENTS_MAX,
     EventsAnswer,
@@ -56,6 +55,7 @@ from cmf_protocol.ranges import (
     subtract,
     union,
 )
+from cmf_protocol.segments import FRAME_BYTES_MAX
 
 sequences = st.sets(st.integers(1, 30))
 ranges = sequences.map(of_sequences)
