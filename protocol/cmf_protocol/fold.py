@@ -7,19 +7,24 @@ Rules
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from hashlib import sha256
 from typing import NamedTuple
 
 import msgpack
 
 from cmf_protocol import types as t
 from cmf_protocol.clock import clock_holds
-from cmf_protocol.encoding import USUAL_KEY_CHARS, USUAL_KEYS, Value, is_canonical, unpack
+from cmf_protocol.encoding import USUAL_KEY_CHARS, USUAL_KEYS, Value, encode, is_canonical, unpack
 from cmf_protocol.errors import DecodeError
 from cmf_protocol.events import ENVELOPE_VERSION, SALT_BYTES, Header, Node, decode_body
 from cmf_protocol.signing import Succession
 
 #: Changes whenever the same events give another graph; projections of another version are rebuilt.
 FOLD_VERSION = 1
+#: Hexadecimal digits of a SHA-256 by which a location is named.
+LOCATION_KEY_CHARS = 32
+#: A block of a table is named by its first row in so many digits, so that names sort as rows do.
+ROW_DIGITS = 19
 #: The reason of an event that waits for its body.
 WITHHELD = "withheld body"
 
@@ -96,6 +101,8 @@ def _read(header: Header, body: bytes | None) -> tuple[bytes, dict[str, Value]] 
             return Unfolded(f"malformed body of {type_}")
     if shape.target and shape.target not in values and len(about) != 1:
         return Unfolded(f"{type_} of no event about several nodes")
+    if shape.part and all(values[shape.part] != id_ for _, id_ in about):
+        return Unfolded(f"{type_} of an artifact that it is not about")
     return said
 
 
@@ -166,6 +173,10 @@ def _updated(about: tuple[Node, ...]) -> bool:
     return _nodes(about) and len(about) <= 2 and _kinds(about) == ["execution"]
 
 
+def _two_artifacts(about: tuple[Node, ...]) -> bool:
+    return len(about) == 2 and all(kind == "artifact" and t.is_content_id(id_) for kind, id_ in about)
+
+
 def _nodes(about: tuple[Node, ...]) -> bool:
     return all(is_node(node) for node in about)
 
@@ -225,6 +236,23 @@ def _is_metrics(value: Value) -> bool:
     return type(value) is dict and all(_is_number(item) for item in value.values())
 
 
+def _is_natural(value: Value) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_location(value: Value) -> bool:
+    return type(value) is dict and "kind" in value and all(type(item) is str for item in value.values())
+
+
+def _is_columns(value: Value) -> bool:
+    if type(value) is not tuple or not all(type(column) is tuple and len(column) == 2 for column in value):
+        return False
+    names, cells = [column[0] for column in value], [column[1] for column in value]
+    if not all(map(_is_text, names)) or len(set(names)) != len(names):
+        return False
+    return all(type(column) is tuple for column in cells) and len({len(column) for column in cells}) <= 1
+
+
 def _is_blocks(value: Value) -> bool:
     return type(value) is tuple and all(_is_block(item) for item in value)
 
@@ -249,6 +277,8 @@ class _Shape(NamedTuple):
     required: tuple[str, ...] = ()
     #: The key without which it is about one node only.
     target: str = ""
+    #: The key that names one of the two artifacts that it is about.
+    part: str = ""
 
 
 _PROPERTIES: Checks = {"facts": _is_map, "properties": _is_map}
@@ -281,6 +311,12 @@ _SHAPES: dict[str, _Shape] = {
         {"log": _is_bin16, "before": _is_bin32, "after": _is_bin32, "reason": _is_text},
         ("log", "before", "after"),
     ),
+    t.ARTIFACT_STORED: _Shape(_one("artifact"), {"location": _is_location}, ("location",)),
+    t.TABLE_RECORDED: _Shape(
+        _one("artifact"), {"columns": _is_columns, "first": _is_natural, "rows": _is_natural}, ("columns", "rows")
+    ),
+    t.LABEL_ATTACHED: _Shape(_two_artifacts, {"label": t.is_content_id}, ("label",), part="label"),
+    t.SLICE_RECORDED: _Shape(_two_artifacts, {"slice": t.is_content_id}, ("slice",), part="slice"),
 }
 TYPES = tuple(_SHAPES)
 #: Types whose events can't be unsaid (README, section 8).
@@ -305,6 +341,8 @@ def stated(node: Node, type_: str, about: tuple[Node, ...], body: dict[str, Valu
     elif type_ == t.ENVIRONMENT_RECORDED:
         yield "facts", "kind", "environment"
         yield "facts", "environment", body["environment"]
+    elif type_ in _OF_ARTIFACTS:
+        yield from _OF_ARTIFACTS[type_](node, about, body)
     elif type_ in _SUBJECTS and node[0] == _SUBJECTS[type_]:
         spaces = _SPACES_OF_USAGE if node[0] == "artifact" else _SPACES
         for space in spaces:
@@ -331,3 +369,33 @@ def _stated_by_about(about: tuple[Node, ...]) -> Iterator[tuple[str, str, Value]
             yield "facts", "environment", id_
         elif kind == "stage":
             yield "facts", "stage", id_
+
+
+Stated = Iterator[tuple[str, str, Value]]
+
+
+def _stored(_node: Node, _about: tuple[Node, ...], body: dict[str, Value]) -> Stated:
+    """A location is named by its own content, so that places never contradict each other."""
+    yield "locations", sha256(encode(body["location"])).hexdigest()[:LOCATION_KEY_CHARS], body["location"]
+
+
+def _table(_node: Node, _about: tuple[Node, ...], body: dict[str, Value]) -> Stated:
+    yield "facts", "columns", tuple(name for name, _ in body["columns"])
+    yield "facts", "rows", body["rows"]
+    yield "table", f"{body.get('first', 0):0{ROW_DIGITS}}", body["columns"]
+
+
+def _attached(part: str, wholes: str, parts: str) -> Callable[[Node, tuple[Node, ...], dict[str, Value]], Stated]:
+    def stated_of(node: Node, about: tuple[Node, ...], body: dict[str, Value]) -> Stated:
+        other = next(id_ for _, id_ in about if id_ != node[1])
+        yield (wholes if node[1] == body[part] else parts), other, True
+
+    return stated_of
+
+
+_OF_ARTIFACTS = {
+    t.ARTIFACT_STORED: _stored,
+    t.TABLE_RECORDED: _table,
+    t.LABEL_ATTACHED: _attached("label", "label_of", "labels"),
+    t.SLICE_RECORDED: _attached("slice", "slice_of", "slices"),
+}

@@ -29,6 +29,10 @@ NOTE_ADDED: Final = "note.added"
 RETRACTED: Final = "record.retracted"
 UNRETRACTED: Final = "record.unretracted"
 GAP_ACCEPTED: Final = "gap.accepted"
+ARTIFACT_STORED: Final = "artifact.stored"
+TABLE_RECORDED: Final = "table.recorded"
+LABEL_ATTACHED: Final = "label.attached"
+SLICE_RECORDED: Final = "slice.recorded"
 
 STATUSES: Final = ("finished", "interrupted", "failed")
 KINDS: Final = ("dataset", "model", "metrics", "slice", "label", "environment", "other")
@@ -37,7 +41,12 @@ NAME_CHARS_MAX = 500
 CONTENT_ID_CHARS_MAX = 500
 EXECUTION_BYTES = 16
 
+#: Where a location says that bytes can be found: a `.dvc` file, an entry of a dvc.lock, git itself, a DVC remote.
+LOCATION_KINDS: Final = ("dvc", "dvc.lock", "git", "remote")
+
 Values = Mapping[str, Value]
+#: A column of a table: its name, and a value for each row.
+Column = tuple[str, Sequence[Value]]
 #: name, series, steps, values, µs offsets from the event's wall time
 StepBlock = tuple[str, str, Sequence[int], Sequence[float], Sequence[int]]
 
@@ -227,3 +236,32 @@ def gap_accepted(key: bytes, log_id: bytes, before: bytes, after: bytes, *, reas
     if reason:
         body["reason"] = reason
     return Draft(GAP_ACCEPTED, (("key", key),), body)
+
+
+def artifact_stored(artifact: str, location: Mapping[str, str]) -> Draft:
+    """Draft one place where an artifact's bytes can be found: `kind` is one of `LOCATION_KINDS`, the rest as section 3 says."""
+    return Draft(ARTIFACT_STORED, (artifact_node(artifact),), {"location": dict(location)})
+
+
+def table_recorded(artifact: str, columns: Sequence[Column], *, rows: int, first: int = 0) -> Draft:
+    """Draft a block of a table, whose content id is `artifact`: `columns` from row `first` on, of `rows` in all."""
+    body: dict[str, Value] = {"columns": [[name, list(values)] for name, values in columns], "rows": rows}
+    if first:
+        body["first"] = first
+    return Draft(TABLE_RECORDED, (artifact_node(artifact),), body)
+
+
+def label_attached(label: str, artifact: str) -> Draft:
+    """Draft that the artifact `label` labels the other one."""
+    return Draft(LABEL_ATTACHED, _both(label, artifact), {"label": label})
+
+
+def slice_recorded(slice_: str, artifact: str) -> Draft:
+    """Draft that the artifact `slice_` is a slice of the other one."""
+    return Draft(SLICE_RECORDED, _both(slice_, artifact), {"slice": slice_})
+
+
+def _both(part: str, whole: str) -> tuple[Node, ...]:
+    if part == whole:
+        raise CallerError(f"{part} can't be a part of itself", "name two artifacts")
+    return sorted_about([artifact_node(part), artifact_node(whole)])

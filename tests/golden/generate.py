@@ -41,6 +41,8 @@ MODEL, FOLDER_ID = "md5:0cc175b9c0f1b6a831c399e269772661", "md5:92eb5ffee6ae2fec
 SHA = "sha256:ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
 ENVIRONMENT = {"packages": {"numpy": "2.4.6"}, "python": "3.11.7"}
 ENVIRONMENT_ID = f"md5:{md5(encode(ENVIRONMENT), usedforsecurity=False).hexdigest()}"
+TABLE = (("step", (1, 2)), ("löss", (0.5, float("nan"))))
+TABLE_ID = f"md5:{md5(encode(TABLE), usedforsecurity=False).hexdigest()}"
 VALUES = {
     "facts": {"command": ("python", "train.py"), "git_dirty": False, "host": "ward-3", "parent": b"\x07" * 16},
     "params": {"big": "18446744073709551616", "lr": 0.1, "nested": {"a": (1, -33, 2**63 - 1)}, "none": None},
@@ -148,7 +150,37 @@ DRAFTS: dict[str, tuple[Draft, Draft]] = {
             {"after": _AN_ID, "before": _AN_ID, "log": NEXT_LOG, "reason": "the disk burnt"},
         ),
     ),
+    "artifact.stored": (
+        Draft("artifact.stored", (("artifact", FOLDER_ID),), {"location": {"kind": "git"}}),
+        Draft(
+            "artifact.stored",
+            (("artifact", MODEL),),
+            {
+                "location": {
+                    "blob": "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391",
+                    "commit": "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
+                    "kind": "dvc",
+                    "path": "models/größe.pkl.dvc",
+                    "repo": "https://example.org/repo.git",
+                }
+            },
+        ),
+    ),
+    "table.recorded": (
+        Draft("table.recorded", (("artifact", TABLE_ID),), {"columns": (), "rows": 0}),
+        Draft("table.recorded", (("artifact", TABLE_ID),), {"columns": TABLE, "first": 7, "rows": 9}),
+    ),
+    "label.attached": (
+        Draft("label.attached", (("artifact", MODEL), ("artifact", FOLDER_ID)), {"label": FOLDER_ID}),
+        Draft("label.attached", (("artifact", MODEL), ("artifact", FOLDER_ID)), {"label": MODEL, "later": 1}),
+    ),
+    "slice.recorded": (
+        Draft("slice.recorded", (("artifact", MODEL), ("artifact", FOLDER_ID)), {"slice": MODEL}),
+        Draft("slice.recorded", (("artifact", TABLE_ID), ("artifact", FOLDER_ID)), {"later": 1, "slice": TABLE_ID}),
+    ),
 }
+#: Types that came after the history of the first graph was made: they have one of their own.
+_OF_ARTIFACTS = ("artifact.stored", "table.recorded", "label.attached", "slice.recorded")
 
 
 def chain(head: Head, drafts: Sequence[Draft], salt: int = 0) -> list[Event]:
@@ -203,6 +235,7 @@ def history() -> list[Event]:
         DRAFTS[type_][1]
         for type_ in DRAFTS
         if type_ not in ("log.opened", "tag.removed", "record.retracted", "record.unretracted", "gap.accepted")
+        and type_ not in _OF_ARTIFACTS
     ]
     trunk = root + chain(head_of(root[0]), said, salt=410)
     used = next(event for event in trunk if event.header.type == "artifact.used")
@@ -228,6 +261,12 @@ def holed() -> tuple[list[Event], list[Event]]:
     gap = {"after": log[6].event_id, "before": log[2].event_id, "log": NEXT_LOG, "reason": "the disk burnt"}
     accepting = [DRAFTS["log.opened"][1], Draft("gap.accepted", (("key", SECOND.public_key),), gap)]
     return log, chain(Head(LOG, 0, None, None), accepting, salt=510)
+
+
+def of_artifacts() -> list[Event]:
+    """Return a log that says where artifacts are stored, what is in a table, what labels and slices there are."""
+    said = [draft for type_ in _OF_ARTIFACTS for draft in DRAFTS[type_]]
+    return chain(Head(LOG, 0, None, None), [DRAFTS["log.opened"][1], *said], salt=600)
 
 
 def segment(name: str, what: str, run: Sequence[Event], head: Event, signer: Signer) -> dict[str, Any]:
@@ -320,6 +359,9 @@ def files() -> Iterator[tuple[str, dict[str, Any]]]:
     ]:
         yield name, segment(name, what, run, head, signer)
     yield "gap/graph", graph_file("the graph of these three: nothing is missing", [*log[:3], *log[6:], *accepting])
+    log = of_artifacts()
+    yield "artifacts/segment", segment("artifacts/segment", "places, a table, labels, slices", log, log[-1], FIRST)
+    yield "artifacts/graph", graph_file("the graph of it", log)
 
 
 def graph_file(what: str, whole: Sequence[Event]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from cmf_protocol.signing import Succession
 EVENTS = sorted((generate.FOLDER / "events").glob("*.json"))
 SEGMENTS = sorted((generate.FOLDER / "segments").glob("*.json"))
 GAP = sorted((generate.FOLDER / "gap").glob("[!g]*.json"))
+ARTIFACTS = [generate.FOLDER / "artifacts" / "segment.json"]
 BUNDLES = sorted(generate.FOLDER.glob("*bundle.json"))
 
 
@@ -71,7 +72,7 @@ def test_both_encoders_write_the_bytes_that_they_read(path: Path) -> None:
         assert second.write_value(second.read_value(data)) == data
 
 
-@pytest.mark.parametrize("path", SEGMENTS + GAP, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SEGMENTS + GAP + ARTIFACTS, ids=lambda path: path.stem)
 def test_both_decoders_read_a_segment_alike(path: Path) -> None:
     content = load(path)
     data = bytes.fromhex(content["segment"])
@@ -128,7 +129,9 @@ def test_the_segments_hold_a_fork_and_a_withheld_body() -> None:
 
 
 @pytest.mark.parametrize(
-    ("graph", "segments", "unfolded"), [("graph", SEGMENTS, 1), ("gap/graph", GAP, 0)], ids=["segments", "gap"]
+    ("graph", "segments", "unfolded"),
+    [("graph", SEGMENTS, 1), ("gap/graph", GAP, 0), ("artifacts/graph", ARTIFACTS, 0)],
+    ids=["segments", "gap", "artifacts"],
 )
 def test_the_graph_of_the_segments_has_the_golden_digests(graph: str, segments: list[Path], unfolded: int) -> None:
     golden = load(generate.FOLDER / f"{graph}.json")

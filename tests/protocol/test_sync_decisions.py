@@ -65,6 +65,45 @@ def test_nothing_is_sent_before_the_hub_has_answered() -> None:
     assert machine.next_to_send(0.0) is not None
 
 
+def test_on_a_new_connection_nothing_is_sent_and_nothing_done_before_the_hub_has_answered_again() -> None:
+    machine = machine_of(ONE, head=100)
+    confirm(machine, send(machine))
+    assert machine.done
+    machine.offer(Offer(ONE, ONE, 200))
+    machine.on_connected()
+    assert not machine.done
+    assert machine.next_to_send(0.0) is None
+    machine.on_answer(machine.to_ask(0.0), [(ONE, 100, id_at(ONE, 100))], StreamState(LIFE, 1, 0), 4_000, 0.0)
+    assert send(machine).first_sequence == 101
+
+
+def test_what_is_still_in_the_stream_is_not_sent_again_by_the_process_that_sent_it_either() -> None:
+    machine = machine_of(ONE, head=1_000)
+    confirm(machine, send(machine))
+    waiting = send(machine, sequence=2)
+    machine.ask_all()  # the hub was restored, and holds nothing any more
+    machine.on_answer(machine.to_ask(0.0), (), StreamState(LIFE, 1, 1), 4_000, 0.0)
+    firsts = []
+    while (cut := machine.next_to_send(0.0)) is not None:
+        firsts.append(cut.first_sequence)
+        machine.on_published(cut, 2 + len(firsts), 0.0)
+        if cut.last_sequence < waiting.first_sequence:
+            confirm(machine, cut)
+    assert firsts[0] == 1
+    assert waiting.first_sequence not in firsts
+    confirm(machine, waiting)
+    assert machine.chains[ONE].confirmed == waiting.last_sequence
+
+
+def test_what_is_parked_though_all_before_it_was_confirmed_has_the_hub_asked_at_once() -> None:
+    machine = machine_of(ONE)
+    confirm(machine, send(machine))
+    cut = send(machine)
+    assert not machine.to_ask(0.0)
+    machine.on_confirm((), (), [(ONE, cut.first_sequence)], 4_000, 0.0)
+    assert machine.to_ask(0.0) == {ONE: cut.first_sequence - 1}
+
+
 def test_what_was_in_flight_when_the_connection_broke_is_sent_again_at_once_if_the_stream_holds_nothing() -> None:
     machine = machine_of(ONE)
     cut = machine.next_to_send(0.0)

@@ -42,7 +42,15 @@ _VALUES_OF: dict[str, tuple[str, ...]] = {
     "pipeline": ("pipeline.described",),
     "stage": ("stage.described",),
     "execution": ("execution.started", "execution.updated", "metrics.recorded"),
-    "artifact": ("artifact.used", "artifact.produced", "environment.recorded"),
+    "artifact": (
+        "artifact.used",
+        "artifact.produced",
+        "environment.recorded",
+        "artifact.stored",
+        "table.recorded",
+        "label.attached",
+        "slice.recorded",
+    ),
 }
 
 
@@ -265,6 +273,17 @@ class Model:
         if fact.type == "environment.recorded":
             found["facts", "kind"] = "environment"
             found["facts", "environment"] = fact.body["environment"]
+        if fact.type == "artifact.stored":
+            location = fact.body["location"]
+            found["locations", sha256(second.write_value(location)).hexdigest()[:32]] = location
+        if fact.type == "table.recorded":
+            found["facts", "columns"] = [name for name, _ in fact.body["columns"]]
+            found["facts", "rows"] = fact.body["rows"]
+            found["table", str(fact.body.get("first", 0)).rjust(19, "0")] = fact.body["columns"]
+        if fact.type in ("label.attached", "slice.recorded"):
+            word = fact.type.split(".")[0]
+            (other,) = [id_ for _, id_ in fact.about if id_ != node[1]]
+            found[f"{word}_of" if fact.body[word] == node[1] else f"{word}s", other] = True
         if fact.type in ("execution.started", "execution.updated"):
             for kind, id_ in fact.about:
                 if kind in ("artifact", "stage"):

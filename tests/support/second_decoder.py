@@ -331,6 +331,20 @@ def _is_text_map(value: Any) -> bool:
     return isinstance(value, dict) and all(is_text(item) for item in value.values())
 
 
+def _is_natural(value: Any) -> bool:
+    return is_integer(value) and value >= 0
+
+
+def _is_columns(value: Any) -> bool:
+    if not isinstance(value, list):
+        return False
+    for column in value:
+        if not isinstance(column, list) or len(column) != 2 or not is_text(column[0]) or not isinstance(column[1], list):
+            return False
+    names, lengths = [column[0] for column in value], [len(column[1]) for column in value]
+    return len(set(names)) == len(names) and len(set(lengths)) <= 1
+
+
 def _is_number_map(value: Any) -> bool:
     return isinstance(value, dict) and all(is_number(item) for item in value.values())
 
@@ -376,6 +390,10 @@ _SHAPES: dict[str, tuple[dict[str, tuple[int, int]] | str, _Keys]] = {
             "reason?": is_text,
         },
     ),
+    "artifact.stored": ({"artifact": (1, 1)}, {"location": lambda value: _is_text_map(value) and "kind" in value}),
+    "table.recorded": ({"artifact": (1, 1)}, {"columns": _is_columns, "first?": _is_natural, "rows": _is_natural}),
+    "label.attached": ({"artifact": (2, 2)}, {"label": is_content_id}),
+    "slice.recorded": ({"artifact": (2, 2)}, {"slice": is_content_id}),
 }
 TYPES = tuple(_SHAPES)
 
@@ -394,6 +412,8 @@ def folded_body(event: SecondEvent) -> dict[str, Any] | None:
         for name, check in keys.items():
             key = name.rstrip("?")
             need(check(body[key]) if key in body else name.endswith("?"), key)
+        if event.type in ("label.attached", "slice.recorded"):
+            need(body[event.type.split(".")[0]] in [id_ for _, id_ in event.about], "a part that it is not about")
     except Broken:
         return None
     return body

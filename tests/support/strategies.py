@@ -176,6 +176,10 @@ def _metrics() -> st.SearchStrategy[Draft]:
     return st.builds(t.metrics_recorded, _of(EXECUTIONS), metrics=metrics, steps=_steps())
 
 
+def _two_artifacts() -> st.SearchStrategy[tuple[str, str]]:
+    return _of([(one, other) for one in ARTIFACTS for other in ARTIFACTS if one != other])
+
+
 _TAG_DRAFTS = st.builds(t.tag_added, nodes(), _of(TAGS))
 _DRAFTS: dict[str, st.SearchStrategy[Draft]] = {
     t.LOG_OPENED: st.builds(lambda signer: t.log_opened(signer.public_key, agent="a/1"), _of(SIGNERS)),
@@ -210,6 +214,20 @@ _DRAFTS: dict[str, st.SearchStrategy[Draft]] = {
         st.binary(min_size=32, max_size=32),
         reason=_of((None, "burnt")),
     ),
+    t.ARTIFACT_STORED: st.builds(
+        t.artifact_stored,
+        _of(ARTIFACTS),
+        _of(({"kind": "git"}, {"blob": "1", "kind": "dvc", "path": "a.dvc"}, {"kind": "remote", "url": "s3://x"})),
+    ),
+    t.TABLE_RECORDED: st.builds(
+        t.table_recorded,
+        _of(ARTIFACTS),
+        _of(((), (("a", (1, 2.5)),), (("a", ("x",)), ("b", (None,))))),
+        rows=st.integers(0, 2),
+        first=st.integers(0, 2),
+    ),
+    t.LABEL_ATTACHED: _two_artifacts().map(lambda both: t.label_attached(*both)),
+    t.SLICE_RECORDED: _two_artifacts().map(lambda both: t.slice_recorded(*both)),
 }
 
 
