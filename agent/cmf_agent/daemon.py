@@ -41,8 +41,10 @@ from cmf_protocol.messages import NOTICE_HELLO
 
 logger = logging.getLogger("cmf_agent")
 
-#: How often the log's database is looked at, s: half of it passes before an event leaves, and 0.1 % of a core goes into looking.
+#: How often the log's files are looked at, s: half of it passes before an event leaves.
 LOOK_EVERY_S = 0.15
+#: How long after they changed its database is asked whether somebody has committed, s: the files change a moment before that.
+CHANGING_S = 1.0
 #: How often the joined hub is looked for and compared, s.
 HUB_EVERY_S = 2.0
 #: How often what is subscribed is asked for without a notice, s, jittered by a quarter: a notice may get lost.
@@ -209,15 +211,20 @@ class _Daemon:
 
     async def _watch_log(self, replay: Replay, outbox: Outbox) -> None:
         """Have what is new sent as soon as it can be read: the files change before that, and then no more."""
-        before: int | None = None
+        wal = self._home.log_path.with_name(self._home.log_path.name + "-wal")
+        loop = asyncio.get_running_loop()
+        stamp: tuple[int, int, int] | None = None
+        version: int | None = None
+        asked_until_s = loop.time() + CHANGING_S
         while True:
-            try:
-                now = outbox.version()
-            except CmfError:  # the replay meets it too, and says so
-                now = None
-            if now != before:
-                before = now
-                replay.poke()
+            now = _stamp(wal)
+            if now != stamp:
+                stamp, asked_until_s = now, loop.time() + CHANGING_S
+            if loop.time() <= asked_until_s:
+                found = _version(outbox)
+                if found != version:
+                    version = found
+                    replay.poke()
             await asyncio.sleep(LOOK_EVERY_S)
 
     # -- pulling -------------------------------------------------------------------------------------------------------
@@ -266,6 +273,13 @@ class _Daemon:
             logger.warning("pull: %s", warning)
         is_done = report.complete or report.warnings
         return (PULL_EVERY_S if is_done else PULL_RETRY_S) * random.uniform(0.75, 1.25)
+
+
+def _version(outbox: Outbox) -> int | None:
+    try:
+        return outbox.version()
+    except CmfError:  # the replay meets it too, and says so
+        return None
 
 
 def _subscribed(home: Home) -> set[tuple[int, bool]]:

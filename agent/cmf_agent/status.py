@@ -13,6 +13,7 @@ from cmf_agent.place import reason_to_succeed
 from cmf_agent.reading import LogReader, LogRow
 from cmf_graph.database import connect, sqlite_version, sqlite_warning, store_errors
 from cmf_graph.output import print_json, print_text
+from cmf_graph.text import counted
 from cmf_graph.times import rfc3339
 
 Status = dict[str, object]
@@ -104,14 +105,14 @@ def _waits_for(hub: HubFile | None, pending: int, contact_us: int | None, daemon
     if not pending:
         return "nothing: the hub has confirmed every event"
     if hub.address is None:
-        return f"{pending} events to be confirmed: carry them with `cmf-agent bundle export FILE`, and the hub's receipt back"
+        return f"{counted(pending, 'event')} to be confirmed: carry them with `cmf-agent bundle export FILE`, and the hub's receipt back"
     if daemon is not None:
-        return f"{pending} events to be confirmed: the daemon is {daemon.state}" + (
+        return f"{counted(pending, 'event')} to be confirmed: the daemon is {daemon.state}" + (
             f" ({daemon.detail})" if daemon.detail else ""
         )
     if contact_us is None:
-        return f"the first push: {pending} events are to be sent with `cmf-agent push`"
-    return f"{pending} events to be confirmed: send them with `cmf-agent push`"
+        return f"the first push: {counted(pending, 'event')} to be sent with `cmf-agent push`"
+    return f"{counted(pending, 'event')} to be confirmed: send them with `cmf-agent push`"
 
 
 def status_text(status: Status) -> str:
@@ -137,7 +138,7 @@ def _log_text(log: dict[str, object]) -> str:
     from cmf_graph.text import clean
 
     since = f", goes on from {str(log['predecessor'])[:8]}: {clean(str(log['reason']))}" if log["predecessor"] else ""
-    return f"{log['log_id']}  {log['events']} events, {log['confirmed']} confirmed; opened {log['opened']}{since}"
+    return f"{log['log_id']}  {counted(int(str(log['events'])), 'event')}, {log['confirmed']} confirmed; opened {log['opened']}{since}"
 
 
 def print_status(*, as_json: bool) -> None:

@@ -18,6 +18,7 @@ from cmf_graph.console import guarded, print_warning, run_app
 from cmf_graph.graph import Digest, Graph
 from cmf_graph.output import field, print_json, print_table, print_text
 from cmf_graph.questions import Questions
+from cmf_graph.text import counted
 from cmf_hub.data import DataFolder
 from cmf_hub.options import DataOption, JsonOption
 from cmf_hub.options import data_folder as _folder
@@ -26,8 +27,13 @@ from cmf_hub.site_commands import site_app
 from cmf_protocol.errors import CallerError, IntegrityError, StoreError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The hub: one lineage graph of all sites.")
-quarantine_app = typer.Typer(no_args_is_help=True, help="What could not be authenticated, with the reason.")
-query_app = typer.Typer(no_args_is_help=True, help="Ask about pipelines, executions, artifacts, sites and lineage.")
+quarantine_app = typer.Typer(
+    no_args_is_help=True, help="What could not be authenticated, with the reason.\n\nExample: cmf-hub quarantine list"
+)
+query_app = typer.Typer(
+    no_args_is_help=True,
+    help="Ask about pipelines, executions, artifacts, sites and lineage.\n\nExample: cmf-hub query lineage model.pkl --up",
+)
 app.add_typer(site_app, name="site")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(query_app, name="query")
@@ -124,7 +130,10 @@ def _pulled_digest(graph: Graph, folder: DataFolder, pipelines: list[str]) -> Di
 
 @app.command()
 def verify(data: DataOption = None, as_json: JsonOption = False) -> None:
-    """Check every segment, signature and chain in the store, and the graph against it; exit 5 if something is wrong."""
+    """Check every segment, signature and chain in the store, and the graph against it; exit 5 if something is wrong.
+
+    Example: cmf-hub verify --data /srv/hub
+    """
     from cmf_hub.care import verify as run_verify
 
     with _graph(data, stale=False) as graph:
@@ -135,7 +144,7 @@ def verify(data: DataOption = None, as_json: JsonOption = False) -> None:
         )
     else:
         print_text(
-            f"checked {found.segments} segments with {found.events} events: "
+            f"checked {counted(found.segments, 'segment')} with {counted(found.events, 'event')}: "
             + ("ok" if not found.problems else "NOT ok")
         )
     if found.problems:
@@ -148,19 +157,25 @@ def verify(data: DataOption = None, as_json: JsonOption = False) -> None:
 
 @app.command()
 def rebuild(data: DataOption = None, as_json: JsonOption = False) -> None:
-    """Fold everything anew, beside the graph in use, then put it in its place; works while the hub serves."""
+    """Fold everything anew, beside the graph in use, then put it in its place; works while the hub serves.
+
+    Example: cmf-hub rebuild --data /srv/hub
+    """
     from cmf_hub.projector import rebuild as run_rebuild
 
     segments = run_rebuild(_existing(data))
     if as_json:
         print_json({"segments": segments})
     else:
-        print_text(f"rebuilt from {segments} segments")
+        print_text(f"rebuilt from {counted(segments, 'segment')}")
 
 
 @app.command()
 def status(data: DataOption = None, as_json: JsonOption = False) -> None:
-    """Say what the hub holds, and whether it serves."""
+    """Say what the hub holds, and whether it serves.
+
+    Example: cmf-hub status --json
+    """
     from cmf_hub.care import status as run_status
 
     folder = _existing(data)
@@ -235,7 +250,10 @@ def receipt(
 
 @quarantine_app.command("list")
 def quarantine_list(data: DataOption = None, as_json: JsonOption = False) -> None:
-    """List what was refused, newest first."""
+    """List what was refused, newest first.
+
+    Example: cmf-hub quarantine list
+    """
     from cmf_hub.care import quarantined
 
     items = quarantined(_existing(data))

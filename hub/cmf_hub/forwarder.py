@@ -7,6 +7,7 @@ enrolled there by their keys. Since only what it does not hold is sent, hubs tha
 Rules
 - A branch is offered once the other hub holds the event that it goes on from.
 - What came for its bodies only is sent after that (`late_bodies.py`).
+- A stored segment that is damaged stops its own branch only.
 - A refused branch (most often: its site is not enrolled there) stops no other one, is shown by `query sites`, and is tried again later.
 - Reads the store through a connection of its own, and writes to nothing but `upstreams.db`.
 """
@@ -80,6 +81,7 @@ class StoredSource:
         self._segments: dict[Cut, int] = {}
         self._moved: dict[bytes, int] = {}
         self._refused: dict[bytes, tuple[str, str]] = {}
+        self._damaged: set[str] = set()
         self.late = LateBodies(custody, progress, upstream.target, self._is_confirmed)
 
     # -- what there is to send -----------------------------------------------------------------------------------------
@@ -111,7 +113,18 @@ class StoredSource:
             return branch.head_id
         sql = "SELECT last_id FROM segments WHERE branch = ? AND first_sequence <= ? AND last_sequence = ? AND last_id IS NOT NULL"
         found = self._custody.rows(sql, (branch.id, sequence, sequence))
-        return bytes(found[0][0]) if found else self._custody.event_id_at(branch.id, sequence)
+        if found:
+            return bytes(found[0][0])
+        try:
+            return self._custody.event_id_at(branch.id, sequence)
+        except CmfError as error:  # the other branches are asked about all the same
+            self._say_damaged(f"{self._custody.name}, branch {branch.name.hex()}: {error}")
+            return None
+
+    def _say_damaged(self, what: str) -> None:
+        if what not in self._damaged:
+            self._damaged.add(what)
+            logger.error("%s: see cmf-hub verify", what)
 
     def _is_confirmed(self, branch: int, sequence: int) -> bool:
         name = self._names.get(branch)

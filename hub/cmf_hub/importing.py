@@ -15,6 +15,7 @@ from typing import Any
 
 from cmf_graph.carried import bundled_segments, check_bundle, must_be_new, write_new
 from cmf_graph.progress import progress_bar
+from cmf_graph.text import counted
 from cmf_hub.consumer import now_us
 from cmf_hub.custody import Answer, Confirmation, Custody
 from cmf_hub.data import DataFolder
@@ -82,8 +83,8 @@ def import_bundle(data: DataFolder, file: Path, *, receipt: Path | None = None) 
 def import_text(found: Imported) -> str:
     """Return what became of a bundle as people read it."""
     lines = [
-        f"{found.segments} segments: {found.admitted} events admitted, {found.duplicates} held already, "
-        f"{len(found.parked)} segments parked, {len(found.refused)} refused"
+        f"{counted(found.segments, 'segment')}: {counted(found.admitted, 'event')} admitted, {found.duplicates} held already, "
+        f"{counted(len(found.parked), 'segment')} parked, {len(found.refused)} refused"
     ]
     first: dict[str, Row] = {}
     for row in found.parked:

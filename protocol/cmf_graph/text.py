@@ -48,3 +48,8 @@ def short_content_id(content_id: str) -> str:
     """Return the algorithm and the first characters of the digest: a REF that is long enough to be found by."""
     algorithm, _, digest = content_id.partition(":")
     return clean(f"{algorithm}:{digest[:SHORT_DIGEST_CHARS]}")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return `1 event`, `1,000 events`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

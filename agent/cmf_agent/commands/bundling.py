@@ -8,6 +8,7 @@ import typer
 from cmf_agent.commands.options import AsJson
 from cmf_graph.console import print_warning
 from cmf_graph.output import print_json, print_text
+from cmf_graph.text import counted
 
 if TYPE_CHECKING:
     from cmf_agent.brought import Brought
@@ -57,7 +58,8 @@ def export_text(done: "Exported", file: Path) -> str:
     if not done.segments:
         return "nothing to carry: the hub has confirmed every event; `--all` writes them all the same"
     withheld = f", {done.withheld:,} of them without their body" if done.withheld else ""
-    return f"{file}: {done.events:,} events{withheld} in {done.segments:,} segments, {done.bytes:,} bytes; next: cmf-hub import {file.name}"
+    held = f"{counted(done.events, 'event')}{withheld} in {counted(done.segments, 'segment')}"
+    return f"{file}: {held}, {done.bytes:,} bytes; next: cmf-hub import {file.name}"
 
 
 def import_(
@@ -97,7 +99,8 @@ def _import_bundle(home: "Home", file: Path, *, as_json: bool) -> None:
         print_json(bundle_json(found))
     else:
         print_text(
-            f"{found.segments:,} segments: {found.events:,} events are new here, {found.duplicates:,} segments were here already, "
+            f"{counted(found.segments, 'segment')}: {counted(found.events, 'event')} new here, "
+            f"{counted(found.duplicates, 'segment')} here already, "
             f"{found.own:,} are this site's own, {len(found.refused):,} refused"
         )
     for problem in found.refused[1:]:
@@ -131,6 +134,6 @@ def receipt_json(taken: "Receipted") -> dict[str, Any]:
 
 def receipt_text(taken: "Receipted") -> str:
     """Return what a receipt brought as people read it."""
-    news = f"{taken.confirmed:,} events are now confirmed" if taken.confirmed else "nothing new is confirmed"
+    news = f"{counted(taken.confirmed, 'event')} confirmed now" if taken.confirmed else "nothing new is confirmed"
     rest = f"{taken.pending:,} are not yet" if taken.pending else "the hub has confirmed every event"
     return f"{news}; {rest}"

@@ -8,6 +8,7 @@ import typer
 from cmf_agent.commands.options import AsJson
 from cmf_graph.console import print_warning
 from cmf_graph.output import print_json, print_text
+from cmf_graph.text import counted
 from cmf_protocol.errors import IntegrityError
 
 
@@ -68,7 +69,9 @@ def verify(as_json: AsJson = False) -> None:
         print_json({"ok": not problems, **counts, "problems": problems})
     elif not problems:
         also = f", {pulled} pulled events" if pulled else ""
-        print_text(f"ok: {report.events} events in {report.logs} logs, {report.signatures} signatures{also}")
+        print_text(
+            f"ok: {counted(report.events, 'event')} in {counted(report.logs, 'log')}, {counted(report.signatures, 'signature')}{also}"
+        )
     for problem in problems:
         print_warning(_line(problem))
     if problems:
