@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.installed
+EXTENDED := $(VENV)/.extended
 # Many tests wait for processes, so more workers than cores pay; WORKERS=0 runs everything in one process.
 WORKERS := 4
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
@@ -25,7 +26,11 @@ test: $(STAMP)   ## the tests, in under ten minutes on two cores
 deep: $(STAMP)   ## the same tests with many more rounds and examples
 	$(PYTEST) --deep
 
-extended: $(STAMP) ## the tests that need more than that: hosts in network namespaces (iproute2, root)
+$(EXTENDED): $(STAMP)
+	$(BIN)/python -m pip install --quiet --group extended
+	touch $(EXTENDED)
+
+extended: $(EXTENDED) ## the tests that need more than that: network namespaces, sshd, S3, Ray (iproute2, openssh-server, root)
 	$(BIN)/python -m pytest --extended -m extended
 
 lint: $(STAMP)

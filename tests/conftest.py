@@ -2,7 +2,7 @@
 
 Rules
 - `--deep` runs the tests marked `deep` too, and every property with many more examples.
-- `--extended` runs the tests marked `extended` too, which need more than the Python registry gives (.ci/run installs it).
+- `--extended` runs the tests marked `extended` too, which need programs of the system or large libraries (.ci/run installs them).
 - The seed of every property is printed in the header; `--hypothesis-seed=N` repeats a run. Workers (`-n`) take it from the process
   that starts them.
 """
@@ -31,7 +31,7 @@ settings.register_profile("deep", settings.get_profile("ci"), max_examples=2_000
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--deep", action="store_true", help="run the tests marked deep, and many more examples")
-    parser.addoption("--extended", action="store_true", help="run the tests marked extended (iproute2, root)")
+    parser.addoption("--extended", action="store_true", help="run the tests marked extended (see Makefile)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -44,6 +44,13 @@ def prepare(join_file: Path, folder: Path | None, *, url: str | None) -> Clone:
     return clone
 
 
+def make_dvc_project(home: Home) -> None:
+    """Make the folder a DVC repository, if it is in none: without one there is no cache that bytes could come into."""
+    from cmf_agent.dvc.remotes import make_project
+
+    make_project(home.root)
+
+
 def undo_unless_joined(clone: Clone, error: CmfError, filters: Sequence[Filter], *, prove: bool) -> CmfError:
     """Remove what was made if the hub refused, and return the error to raise; else keep it and say how to go on."""
     hub = load_hub(clone.home)

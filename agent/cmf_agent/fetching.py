@@ -21,6 +21,7 @@ from cmf_agent.outbox import Outbox
 from cmf_agent.pull_checks import Piece, checked_events, checked_segments, wrong
 from cmf_agent.pulled import Pulled
 from cmf_protocol.errors import AccessDenied, BackPressure, CallerError, LinkError
+from cmf_protocol.filters import Filter
 from cmf_protocol.pull import (
     KNOWN_MAX,
     WANTED_EVENTS_MAX,
@@ -59,7 +60,7 @@ class PullReport:
     """What a pull did: events that are new here, bytes that came, whether all that is listed is here and proven.
 
     `as_of_us` is the hub's time of the lists, µs UTC; `warnings` are about subscriptions that the hub can't take, and events that were
-    dropped.
+    dropped; `empty` are the filters of which the hub lists nothing.
     """
 
     events: int = 0
@@ -69,6 +70,7 @@ class PullReport:
     hub: str = ""
     proven: bool = False
     warnings: list[str] = field(default_factory=list)
+    empty: list[Filter] = field(default_factory=list)
 
 
 class Asks(Protocol):
@@ -137,6 +139,8 @@ class Fetch:
                 continue
             self._listings.finish(asked.id, answer, self._own.upto, proven=prove)
             self._report.as_of_us = min(answer.time_us, self._report.as_of_us or answer.time_us)
+            if not self._listings.known(asked.id):
+                self._report.empty.append(asked.asked)
             return True
         return False
 

@@ -74,6 +74,11 @@ class Home(NamedTuple):
         return self.path / "brought.db"
 
     @property
+    def locations_path(self) -> Path:
+        """What was told of where bytes are, and what of it waits for a commit."""
+        return self.path / "locations.db"
+
+    @property
     def hub_path(self) -> Path:
         """What the join file said of the hub, with the login."""
         return self.path / "hub.json"

@@ -78,6 +78,10 @@ class LocalQuestions(Questions):
         answer = super().metrics(asked, page, name=name, steps=steps)
         return self._marked(answer, "items", lambda item: _execution(item["execution"]))
 
+    def duplicates(self, asked: Filter = _EVERYTHING, page: Page = _FIRST_PAGE) -> Answer:
+        """Return contents that exist more than once, marked."""
+        return self._marked(super().duplicates(asked, page), "items", lambda item: ("artifact", item["content_id"]))
+
     def lineage(
         self,
         ref: str,

@@ -2,8 +2,9 @@
 
 Rules
 - SQLite's own lock is not fair: of 16 processes one got 1 append while another got 34,755. `flock` queues.
-- Nobody waits longer than `LOCK_WAIT_S`: whoever holds the lock may have been stopped. `flock` knows no limit, so a
-  thread waits in it; it is started only if the lock is taken, and left behind when the time is over.
+- Nobody waits longer than `LOCK_WAIT_S`, or what the lock was made with: whoever holds the lock may have been stopped.
+  `flock` knows no limit, so a thread waits in it; it is started only if the lock is taken, and left behind when the time
+  is over.
 - The file is opened for reading only: who may read it may queue, whoever made it.
 - A forked child shares its parent's open file, and with it the lock: it opens its own (`after_fork`).
 """
@@ -32,8 +33,9 @@ class QueueLock(Forkable):
     lock stays taken.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, wait_s: float = LOCK_WAIT_S) -> None:
         self._path = path
+        self._wait_s = wait_s
         self._descriptor = -1
         self._left_behind: set[int] = set()
         renew_after_fork(self)
@@ -72,7 +74,7 @@ class QueueLock(Forkable):
         self._descriptor = -1
         try:
             line.start()
-            got = line.arrived.wait(LOCK_WAIT_S)
+            got = line.arrived.wait(self._wait_s)
         except RuntimeError as error:  # no thread can be started
             os.close(line.descriptor)
             raise StoreError(f"another process holds {self._path}: {error}", "try again") from error
@@ -82,7 +84,7 @@ class QueueLock(Forkable):
             raise
         if not got and line.leave():
             raise StoreError(
-                f"another process holds {self._path} for {LOCK_WAIT_S:.0f} s",
+                f"another process holds {self._path} for {self._wait_s:.0f} s",
                 f"see who holds it (`fuser {self._path}`): a process that was stopped goes on with `kill -CONT`",
             )
         self._descriptor = line.descriptor

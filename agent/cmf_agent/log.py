@@ -137,16 +137,16 @@ class Log(Forkable):
         with self._usable() as connection:
             return read_head(connection, self.path)[1]
 
-    def holds_environment(self, content_id: str) -> bool:
-        """Tell if this log has recorded the environment with that content id."""
+    def holds_content(self, content_id: str) -> bool:
+        """Tell if this log has recorded the content (an environment, a table) with that content id."""
         with self._usable() as connection:
             found = connection.execute(
                 "SELECT 1 FROM environments WHERE log = (SELECT max(id) FROM logs) AND content_id = ?", (content_id,)
             )
             return found.fetchone() is not None
 
-    def remember_environment(self, content_id: str) -> None:
-        """Note that this log has recorded that environment; if this gets lost, it is recorded once more."""
+    def remember_content(self, content_id: str) -> None:
+        """Note that this log has recorded that content; if this gets lost, it is recorded once more."""
         with self._usable() as connection, self._lock:
             connection.execute("INSERT OR IGNORE INTO environments SELECT max(id), ? FROM logs", (content_id,))
 

@@ -11,6 +11,8 @@ from cmf_graph.progress import progress_bar
 SHOWN_FROM = 64 << 20
 #: From this count on sending takes long enough to wonder, on a slow line.
 COUNT_SHOWN_FROM = 1_000
+#: From so many bytes or files on, carrying artifacts takes long enough to wonder.
+TRANSFER_SHOWN_FROM, FILES_SHOWN_FROM = 4 << 20, 10
 
 
 @contextmanager
@@ -37,6 +39,32 @@ def counting_progress(what: str) -> Iterator[Callable[[int, int], None]]:
                 update(done, total)
 
         yield show
+
+
+@contextmanager
+def transfer_progress(what: str, files: int, size: int) -> Iterator[tuple[Callable[[int], None], Callable[[], None]]]:
+    """Yield what takes how many bytes were just carried, and what is told of each whole file; a bar is shown if there is enough to do."""
+    if sys.stderr is None or not sys.stderr.isatty() or (size < TRANSFER_SHOWN_FROM and files < FILES_SHOWN_FROM):
+        yield (lambda _count: None), (lambda: None)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(_carried(what, 0, files), total=size)
+        done = 0
+
+        def count_file() -> None:
+            nonlocal done
+            done += 1
+            bar.update(task, description=_carried(what, done, files))
+
+        yield (lambda count: bar.advance(task, count)), count_file
+
+
+def _carried(what: str, done: int, files: int) -> str:
+    return f"{what} {done:,}/{files:,} files"
 
 
 def _open_bar(stack: ExitStack, what: str) -> Callable[[int, int], None]:

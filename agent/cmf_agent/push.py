@@ -54,6 +54,10 @@ def push(home: Home, hub: HubFile, *, timeout_s: float, dry_run: bool = False) -
     """
     if dry_run:
         return _estimate(home, hub)
+    if home.locations_path.exists():
+        from cmf_agent.dvc.stored import tell_commits  # never fails
+
+        tell_commits(home)
     with contextlib.ExitStack() as stack:
         lock = try_lock(home.path / PUSH_LOCK)
         if lock is None and read_activity(home) is not None:

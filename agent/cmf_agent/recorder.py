@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -88,6 +88,33 @@ class Recorder(Forkable):
         self._let_wait(drafts)
         self._retry(must=False)
         return []
+
+    def record_with_content(
+        self, content_id: str, content: Callable[[], Sequence[Draft]], drafts: Sequence[Draft]
+    ) -> list[Event]:
+        """Record drafts, and before them the `content` of that content id unless this log holds it already."""
+        if self._path is None:
+            return []
+        if self._holds(self._path, content_id):
+            return self.record(drafts)
+        events = self.record([*content(), *drafts])
+        if events:
+            self._remember(self._path, content_id)
+        return events
+
+    def _holds(self, path: Path, content_id: str) -> bool:
+        try:
+            with shared_log(path) as log:
+                return log.holds_content(content_id)
+        except CmfError:
+            return False  # the append that follows says what is wrong
+
+    def _remember(self, path: Path, content_id: str) -> None:
+        try:
+            with shared_log(path) as log:
+                log.remember_content(content_id)
+        except CmfError:
+            return  # it is recorded once more by the next run
 
     def record_behind(self, draft: Draft) -> None:
         """Record a draft on behalf of nobody who could be told; `strict` raises at the next call instead."""

@@ -7,12 +7,12 @@ Rules
 
 from collections.abc import Mapping
 
+from cmf_agent.describing import checked_text, description
 from cmf_agent.home import Home
 from cmf_agent.log import Log
 from cmf_agent.naming import describe_node
 from cmf_agent.reading import LogReader
 from cmf_agent.refs import events_about
-from cmf_agent.runs import checked_text, description
 from cmf_graph.graph import EventRow
 from cmf_protocol.errors import CallerError
 from cmf_protocol.events import Draft, Event, Node, decode_body

@@ -5,7 +5,7 @@
     segments      every signature made: where the log was cut when it was sent
     hubs          what each hub said last
     deliveries    per hub and log: how far it was published (and where in which stream) and confirmed
-    environments  which environments a log holds already
+    environments  which environments and tables a log holds already
 
 Rules
 - `events`, `segments` and `logs` only grow: triggers refuse UPDATE and DELETE.

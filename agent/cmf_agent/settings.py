@@ -6,6 +6,7 @@ Rules
 - Keys that this version does not know are left alone.
 """
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -28,7 +29,17 @@ TEMPLATE = """\
 [capture]
 # diff = "full"              # CMF_CAPTURE_DIFF: also record the text of uncommitted changes (its first 200 KiB)
 # env = ["CUDA_VISIBLE_DEVICES"]        # CMF_CAPTURE_ENV: environment variables to record, no others are
+
+[dvc]
+# track = "never"            # CMF_DVC_TRACK: auto (what is recorded in a DVC project is added to DVC, where DVC is installed),
+                             # never, or always (where that can't be done, it is said)
+# lock_timeout_s = 10        # CMF_DVC_LOCK_TIMEOUT_S: how long another DVC is waited for that holds its lock
 """
+
+#: Whether what is recorded is added to DVC.
+TRACK_MODES = ("auto", "never", "always")
+#: How long another DVC is waited for, s.
+LOCK_TIMEOUT_S = 10.0
 
 _TRUE = {"1", "true", "yes", "on", "full"}
 _FALSE = {"0", "false", "no", "off", ""}
@@ -44,6 +55,9 @@ class Settings(NamedTuple):
     capture_env: tuple[str, ...] = ()
     #: What the daemon may send, bytes/s.
     bandwidth: float | None = None
+    #: One of `TRACK_MODES`.
+    dvc_track: str = "auto"
+    dvc_lock_timeout_s: float = LOCK_TIMEOUT_S
 
 
 def user_config_path(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
@@ -71,7 +85,32 @@ def load_settings(
         capture_diff=bool(_lookup(tables, "capture.diff", bool) if diff is None else _variable_flag(diff)),
         capture_env=_names(_lookup(tables, "capture.env", list) if env is None else env.split(",")),
         bandwidth=_rate(environment.get("CMF_BANDWIDTH") or _lookup(tables, "hub.bandwidth", str)),
+        dvc_track=_mode(environment.get("CMF_DVC_TRACK") or _lookup(tables, "dvc.track", str)),
+        dvc_lock_timeout_s=_seconds(
+            environment.get("CMF_DVC_LOCK_TIMEOUT_S") or _lookup(tables, "dvc.lock_timeout_s", float)
+        ),
     )
+
+
+def _mode(text: str | None) -> str:
+    mode = (text or "auto").strip().lower()
+    if mode in TRACK_MODES:
+        return mode
+    _leave_out(f"dvc.track is {text!r}", f"set it to one of {', '.join(TRACK_MODES)}")
+    return "auto"
+
+
+def _seconds(said: str | float | None) -> float:
+    if said is None:
+        return LOCK_TIMEOUT_S
+    try:
+        seconds = float(said)
+        if 0 <= seconds < math.inf:
+            return seconds
+    except ValueError:
+        pass  # said below, as what is out of range
+    _leave_out(f"dvc.lock_timeout_s is {said!r}", "set it to a number of seconds")
+    return LOCK_TIMEOUT_S
 
 
 def _rate(text: str | None) -> float | None:
@@ -111,6 +150,8 @@ def _lookup(tables: list[tuple[Path, dict[str, Any]]], key: str, kind: type) -> 
             value = value.get(part) if isinstance(value, dict) else None
         if kind is bool and isinstance(value, str):
             value = _flag(value, value)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
         if isinstance(value, kind):
             return value
         if value is not None:
@@ -118,7 +159,7 @@ def _lookup(tables: list[tuple[Path, dict[str, Any]]], key: str, kind: type) -> 
     return None
 
 
-_FORMS = {str: "a text in quotes", bool: 'true, false or "full"', list: 'a list of names, ["NAME"]'}
+_FORMS = {str: "a text in quotes", float: "a number", bool: 'true, false or "full"', list: 'a list of names, ["NAME"]'}
 
 
 def _names(values: list[Any] | None) -> tuple[str, ...]:

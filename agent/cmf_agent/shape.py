@@ -59,21 +59,21 @@ def shape(**spaces: Mapping[str, object] | None) -> Shaped:
     for space, values in spaces.items():
         bent[space], lossy_here = bend(dict(values or {}), space, _SPACE_DEPTH)
         if "repr" in lossy_here.values():
-            bent[space] = _without_secrets(bent[space], space, lossy_here)
+            bent[space] = without_secrets(bent[space], space, lossy_here)
         lossy |= lossy_here
     if _size(bent, lossy) > VALUES_BYTES_MAX:
         _shrink(bent, lossy)
     return Shaped(bent, lossy)
 
 
-def _without_secrets(value: Any, path: str, lossy: Mapping[str, str]) -> Any:
+def without_secrets(value: Any, path: str, lossy: Mapping[str, str]) -> Any:
     """Mask the texts that stand for objects: nobody has looked into those before."""
     if isinstance(value, str):
         return mask_text(value) if lossy.get(path) == "repr" else value
     if isinstance(value, dict):
-        return {key: _without_secrets(inner, f"{path}.{key}", lossy) for key, inner in value.items()}
+        return {key: without_secrets(inner, f"{path}.{key}", lossy) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_secrets(inner, f"{path}.{at}", lossy) for at, inner in enumerate(value)]
+        return [without_secrets(inner, f"{path}.{at}", lossy) for at, inner in enumerate(value)]
     return value
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cmf_graph.graph import Graph
-from cmf_graph.refs import resolve_one
+from cmf_graph.refs import resolve_artifact
 from cmf_hub.consumer import now_us
 from cmf_hub.custody import Custody
 from cmf_hub.data import DataFolder
@@ -198,17 +198,13 @@ def resolved(wanted: Filter, extracts: Extracts, sites: dict[bytes, str]) -> Fil
         return wanted
     if len(names) > NAMES_MAX:
         raise CallerError(f"a pull names at most {NAMES_MAX} artifacts by name", "give the content ids of the others")
-    found = {text: resolve_one(graph, _artifact_ref(text), sites=sites).id for text in names}
+    found = {text: resolve_artifact(graph, text, sites=sites).id for text in names}
     return filter_of(
         pipelines=wanted.pipelines,
         sites=wanted.sites,
         since_us=wanted.since_us,
         artifacts=[found.get(text, text) for text in wanted.artifacts],
     )
-
-
-def _artifact_ref(text: str) -> str:
-    return text if text.startswith("artifact:") else f"artifact:{text}"
 
 
 def _is_content_id(text: str) -> bool:

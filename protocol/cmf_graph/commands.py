@@ -61,7 +61,7 @@ _Nodes = Annotated[int, typer.Option("--limit", help="At most so many nodes.")]
 
 
 def add_query_commands(app: typer.Typer, open_questions: OpenQuestions, *, sites_of: SitesOf | None = None) -> None:
-    """Add the verbs pipelines, stages, executions, artifacts, metrics, show and lineage to `app`; `sites` if `sites_of` is given.
+    """Add the verbs pipelines, stages, executions, artifacts, metrics, duplicates, show and lineage; `sites` if `sites_of` is given.
 
     The options that `open_questions` and `sites_of` have as parameters become options of every verb.
     """
@@ -89,6 +89,8 @@ def add_query_commands(app: typer.Typer, open_questions: OpenQuestions, *, sites
     ):
         add(verb, f"List {help_}", partial(_list_verb, question=verb, columns=columns), open_questions)
     add("metrics", "List metrics.\n\nExample: metrics -p mnist --name auc --sort -value", _metrics_verb, open_questions)
+    help_ = "List contents that exist under several names or at several sites, and the bytes saved.\n\nExample: duplicates -p mnist"
+    add("duplicates", help_, partial(_list_verb, question="duplicates", columns=_DUPLICATES), open_questions)
     add("show", "Show everything about one thing.\n\nExample: show model.pkl", _show_verb, open_questions)
     help_ = "Show what something came from, and what came of it.\n\nExample: lineage ./model.pkl --up --depth 4"
     add("lineage", help_, _lineage_verb, open_questions)
@@ -118,6 +120,8 @@ def print_list(answer: dict[str, Any], columns: Sequence[Column], what: str, *, 
     else:
         output.print_table(answer["items"], columns, following=answer.get("next"), empty=f"no {what}")
         output.print_marks(answer)
+        if "total" in answer:
+            output.print_saved(answer["total"])
 
 
 def _list_verb(open_questions: OpenQuestions, question: str, columns: Sequence[Column]) -> Callable[..., None]:
@@ -271,6 +275,16 @@ _ARTIFACTS = (
     Column("content id", lambda item: item["content_id"]),
     field("kind"),
     field("size", right=True),
+    field("sites"),
+    *_REMARKS,
+)
+_DUPLICATES = (
+    Column("name", _names),
+    Column("content id", lambda item: item["content_id"]),
+    field("kind"),
+    field("copies", right=True),
+    field("size", right=True),
+    field("bytes_saved", "saved", right=True),
     field("sites"),
     *_REMARKS,
 )

@@ -5,6 +5,7 @@ from typing import Any
 from cmf_graph.graph import EventRow
 from cmf_graph.groups import group_items
 from cmf_graph.items import Item, artifact_items, execution_items, metric_steps, remarks
+from cmf_graph.parts import bytes_and_parts
 from cmf_graph.reading import Reading, id_list, type_is
 from cmf_graph.refs import node_text
 from cmf_graph.schema import KIND_CODES, unpack_event
@@ -31,6 +32,7 @@ def show_node(node_id: int, reading: Reading) -> Item:
         shown["metric_steps"] = metric_steps(state, reading)
     elif kind == "artifact":
         shown |= artifact_items(states, reading)[0] | _users(node_id, state, reading)
+        shown |= bytes_and_parts(state, reading)
     elif kind in ("pipeline", "stage"):
         shown |= group_items(states, reading)[0]
         shown["params"] = to_json(state.space("params"))

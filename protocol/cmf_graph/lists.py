@@ -85,7 +85,7 @@ def _answer(what: List, reading: Reading, conditions: Conditions, page: Page) ->
         found = _resolved_rows(what, reading, conditions, key, after, limit + 1)
     shown, more = found[:limit], len(found) > limit
     return {
-        "items": what.items(reading.states([node for node, _ in shown]), reading),
+        "items": what.items(reading.states([node for node, _ in shown], tables=False), reading),
         "next": Cursor(what.question, key.text, shown[-1][1], shown[-1][0]).text() if more else None,
     }
 
@@ -93,7 +93,7 @@ def _answer(what: List, reading: Reading, conditions: Conditions, page: Page) ->
 def _resolved_rows(
     what: List, reading: Reading, conditions: Conditions, key: SortKey, after: Cursor | None, limit: int
 ) -> list[tuple[int, Any]]:
-    states = reading.states(all_rows(reading.graph, what.rows, conditions, key))
+    states = reading.states(all_rows(reading.graph, what.rows, conditions, key), tables=False)
     values = [(node, "", order(what.value(state, key.name, reading))) for node, state in states.items()]
     return [(node, value) for node, _, value in sorted_page(values, key, after, limit)]
 
@@ -131,10 +131,11 @@ _EXECUTION_LIST = List(
 
 def artifact_list(reading: Reading, asked: Filter, page: Page, now_us: int) -> dict[str, Any]:
     """Return a page of artifacts; those that are one with an md5 are that one."""
-    return _answer(_ARTIFACT_LIST, reading, _artifact_conditions(asked, reading, now_us), page)
+    return _answer(_ARTIFACT_LIST, reading, artifact_conditions(asked, reading, now_us), page)
 
 
-def _artifact_conditions(asked: Filter, reading: Reading, now_us: int) -> Conditions:
+def artifact_conditions(asked: Filter, reading: Reading, now_us: int) -> Conditions:
+    """Return the conditions on an artifact `a`; raise `CallerError`."""
     conditions = Conditions()
     if asked.kind is None:
         marks = ", ".join("?" * len(KINDS_ON_DEMAND))

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from cmf_graph.text import clean, short_content_id
+from cmf_graph.text import clean, counted, short_content_id
 
 Item = Mapping[str, Any]
 #: From this width on a table shows every column that holds something.
@@ -21,6 +21,7 @@ _VALUE_CHARS_MAX = 60
 _LIST_SHOWN = 5
 #: The fields of who produced or used an artifact, and those of a note or a dispute.
 _USERS = {"count", "executions"}
+_TABLE = {"columns", "rows", "records"}
 _REMARK = {"event_id", "event", "text", "site", "at"}
 
 
@@ -98,6 +99,14 @@ def print_table(
         sys.stderr.write(f"there are more: --cursor {following}\n")
 
 
+def print_saved(total: Item) -> None:
+    """Say on standard error what keeping each content once saves."""
+    contents, copies, saved = total["contents"], total["copies"], total["bytes_saved"]
+    sys.stderr.write(
+        f"{counted(contents, 'content')}, {copies:,} copies: kept once each, they take {saved:,} bytes less\n"
+    )
+
+
 def print_marks(answer: Item) -> None:
     """Say on standard error, in one line, what is not whole in an answer of a local view (its `view`, the items' `incomplete`)."""
     if "view" not in answer:
@@ -143,6 +152,8 @@ def print_thing(thing: Item) -> None:
             continue
         if key == "command" and isinstance(value, list):
             print_text(f"command: {' '.join(map(_whole, value))}")
+        elif isinstance(value, Mapping) and value.keys() == _TABLE:
+            _print_records(value)
         elif isinstance(value, Mapping) and value.keys() == _USERS:
             _print_users(key, value)
         elif isinstance(value, Mapping):
@@ -166,6 +177,16 @@ def _print_users(key: str, users: Item) -> None:
         print_text(f"{clean(key).replace('_', ' ')} ({users['count']}):")
         for execution in users["executions"]:
             print_text(f"  {_element(execution)}")
+
+
+def _print_records(table: Item) -> None:
+    """Print the first rows of a table, cells separated by tabs."""
+    rows, records = table["rows"], table["records"]
+    shown = f"{rows} row{'' if rows == 1 else 's'}" + (f", the first {len(records)}" if len(records) != rows else "")
+    print_text(f"table ({shown}):")
+    print_text("  " + "\t".join(clean(name) for name in table["columns"]))
+    for record in records:
+        print_text("  " + "\t".join(_part(record.get(name)) for name in table["columns"]))
 
 
 def _print_map(key: str, value: Item) -> None:

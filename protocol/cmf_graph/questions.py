@@ -19,6 +19,7 @@ from typing import Any
 
 from cmf_graph import lists
 from cmf_graph.details import show_event, show_node
+from cmf_graph.duplicates import duplicate_list
 from cmf_graph.filters import Filter, Page
 from cmf_graph.graph import Graph, no_collector
 from cmf_graph.items import Item
@@ -88,6 +89,11 @@ class Questions:
         """Return one item for each execution and metric name; with `steps`, its series with their points too."""
         with self.reading() as reading:
             return metric_list(reading, asked, page, self._clock(), name=name, steps=steps)
+
+    def duplicates(self, asked: Filter = _EVERYTHING, page: Page = _FIRST_PAGE) -> Answer:
+        """Return contents that exist under several names or at several sites, and in `total` what keeping each once saves, bytes."""
+        with self.reading() as reading, no_collector():
+            return duplicate_list(reading, asked, page, self._clock())
 
     # -- one thing -----------------------------------------------------------------------------------------------------
 

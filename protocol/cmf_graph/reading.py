@@ -41,6 +41,12 @@ _STATEMENTS = {
         f"SELECT j.value, {_EVENT} {_FROM_EDGES.format(end='artifact')}",
     ),
 }
+#: Artifacts where the blocks of tables, megabytes for each, are not asked for.
+_TABLELESS = "artifact without table"
+_STATEMENTS[_TABLELESS] = (
+    f"SELECT j.value, {_EVENT} {_FROM_ABOUT} WHERE NOT {type_is(t.EXECUTION_STARTED, t.EXECUTION_UPDATED, t.TABLE_RECORDED)}",
+    _STATEMENTS["artifact"][1],
+)
 _OTHERS = (f"SELECT j.value, {_EVENT} {_FROM_ABOUT} {_NO_STARTS}",)
 _ARTIFACT_BRANCHES = (
     f"SELECT DISTINCT j.value, e.branch {_FROM_EDGES.format(end='artifact')} WHERE x.said = 1 "
@@ -113,8 +119,8 @@ class Reading:
 
     # -- states --------------------------------------------------------------------------------------------------------
 
-    def states(self, node_ids: Sequence[int]) -> dict[int, NodeState]:
-        """Return these nodes, in the same order, as all that is said of each."""
+    def states(self, node_ids: Sequence[int], *, tables: bool = True) -> dict[int, NodeState]:
+        """Return these nodes, in the same order, as all that is said of each; without `tables`, but for what the tables among them hold."""
         nodes = self.nodes(node_ids)
         groups: dict[str, list[int]] = {}
         for node_id in node_ids:
@@ -122,13 +128,14 @@ class Reading:
         statements: dict[int, list[Said]] = {node_id: [] for node_id in node_ids}
         with no_collector():
             for kind, ids in groups.items():
-                self._read(kind, ids, nodes, statements)
+                self._read(_TABLELESS if kind == "artifact" and not tables else kind, ids, nodes, statements)
             return {id_: resolve(nodes[id_], statements[id_], self.chains) for id_ in node_ids}
 
     def _read(
         self, kind: str, node_ids: Sequence[int], nodes: Mapping[int, Node], statements: dict[int, list[Said]]
     ) -> None:
-        owners = self.aliases.with_members(node_ids) if kind == "artifact" else {id_: id_ for id_ in node_ids}
+        is_artifact = kind in ("artifact", _TABLELESS)
+        owners = self.aliases.with_members(node_ids) if is_artifact else {id_: id_ for id_ in node_ids}
         for sql in _STATEMENTS.get(kind, _OTHERS):
             for node_id, branch, header_size, data in self.graph.rows(sql, (id_list(owners),)):
                 statements[owners[node_id]].append(_said(branch, header_size, data))

@@ -67,6 +67,20 @@ def resolve_one(graph: Graph, ref: str, *, sites: Mapping[bytes, str], hash_file
     raise CallerError(f"nothing here is called {clean(ref)!r}: it is not {tried}", _unknown_hint(ref, hash_file))
 
 
+def resolve_artifact(graph: Graph, ref: str, *, sites: Mapping[bytes, str]) -> Match:
+    """Return the one artifact that `ref` names; raise `CallerError` like `resolve_one`."""
+    name = ref.removeprefix("artifact:")
+    found = find(graph, f"artifact:{name}", sites=sites)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise CallerError(_ambiguous(name, found), _way_out(found))
+    raise CallerError(
+        f"no artifact here is called {clean(name)!r}: it is neither a digest (or 6 or more of its first digits), nor a name, nor a tag",
+        "`query artifacts` lists what there is",
+    )
+
+
 def _unknown_hint(ref: str, hash_file: HashFile | None) -> str:
     if _is_path_text(ref) and hash_file is None:
         return "files can't be looked up here: give the file's digest"

@@ -132,7 +132,7 @@ def artifact_summaries(node_ids: Sequence[int], reading: Reading) -> dict[int, I
     owners = reading.aliases.with_members(node_ids)
     remarked = {owners[node] for (node,) in reading.graph.rows(_REMARKED, (id_list(owners),))}
     remarked |= {owner for member, owner in owners.items() if member != owner}
-    for node_id, state in reading.states(sorted(remarked)).items():
+    for node_id, state in reading.states(sorted(remarked), tables=False).items():
         found[node_id] |= _remarks(state)
         found[node_id]["kind"] = text_of(state.value("kind")) or ARTIFACT_KIND_DEFAULT
     return found

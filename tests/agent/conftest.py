@@ -1,9 +1,18 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cmf_agent.current import _current
 from cmf_agent.home import Home, future_home, init_home
+
+
+@pytest.fixture(autouse=True)
+def _no_current_run() -> Iterator[None]:
+    """A run that a test leaves open is not the one around the next test's."""
+    yield
+    _current.set(None)
 
 
 @pytest.fixture

@@ -9,8 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.support.forked import can_fork, run_forked
+
 from cmf_agent.home import Home
 from cmf_agent.reading import LogReader
+from cmf_graph.console import guarded, run_app
 from cmf_protocol.events import Header, decode_body
 from cmf_protocol.types import metrics_recorded
 
@@ -31,6 +34,9 @@ def environment(**changes: str) -> dict[str, str]:
 
 def cli(*arguments: str, cwd: Path, **changes: str) -> "subprocess.CompletedProcess[str]":
     """Run cmf-agent with these arguments and return what came of it."""
+    if can_fork("cmf-agent", changes):
+        code, out, err = run_forked("cmf-agent", list(arguments), cwd, environment(**changes), LIMIT_S)
+        return subprocess.CompletedProcess(arguments, code, out, err)
     return subprocess.run(
         [*CLI, *arguments],
         cwd=cwd,
@@ -47,6 +53,13 @@ def cli_json(*arguments: str, cwd: Path) -> Any:
     done = cli(*arguments, "--json", cwd=cwd)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def called(*arguments: str) -> int:
+    """Run cmf-agent in this process, in the working directory, and return its exit code: cheaper than `cli`."""
+    from cmf_agent.commands import app
+
+    return guarded(lambda: run_app(app, arguments, "cmf-agent"))
 
 
 def recorded(home: Home) -> list[Recorded]:

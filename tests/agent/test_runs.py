@@ -7,7 +7,7 @@ from hashlib import md5
 from pathlib import Path
 
 import pytest
-from tests.agent.helpers import cli, of_type, only, python, recorded
+from tests.agent.helpers import called, of_type, only, python, recorded
 
 import cmf_agent as cmf
 from cmf_agent.home import Home
@@ -85,6 +85,22 @@ def test_what_ends_a_run_is_recorded_and_goes_on_untouched(
         assert body["error"] == {"type": "ValueError", "message": "bad"}
 
 
+def test_what_leaves_nested_runs_is_recorded_of_each(home: Home) -> None:
+    with pytest.raises(KeyboardInterrupt), cmf.run("p", "outer") as outer:
+        with pytest.raises(ValueError, match="held"), cmf.run("p", "held"):
+            raise ValueError("held")
+        assert cmf.current_run() is outer
+        with cmf.run("p", "inner"):
+            raise KeyboardInterrupt("stop")
+    ends = [
+        (body["status"], body["error"]["type"], body["error"]["message"])
+        for _, body in of_type(home, "execution.finished")
+    ]
+    stop = ("interrupted", "KeyboardInterrupt", "stop")
+    assert ends == [("failed", "ValueError", "held"), stop, stop]
+    assert cmf.current_run() is None
+
+
 def test_an_error_with_a_huge_or_broken_text_is_recorded(home: Home) -> None:
     class Broken(Exception):
         def __str__(self) -> str:
@@ -104,7 +120,7 @@ def test_every_event_of_a_run_can_be_folded(home: Home) -> None:
     with cmf.run("p", "s", {"deep": [[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]], "big": 2**70, 3: "key"}) as run:  # type: ignore[dict-item]
         run.input("f")
         run.metric("m", 1, step=1)
-        run.params(many={f"k{at}": at for at in range(100_000)}, text="x" * 300_000, odd=object(), cut="\ud800\0")
+        run.params(many={f"k{at}": at for at in range(30_000)}, text="x" * 300_000, odd=object(), cut="\ud800\0")
         run.property("x" * 300_000, 1)
         run.note("n")
         run.tag("t")
@@ -387,7 +403,7 @@ def test_importing_the_package_imports_nothing_heavy(project: Path) -> None:
 
 def test_cmf_home_may_lie_elsewhere(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CMF_HOME", str(tmp_path / "elsewhere"))
-    assert cli("init", cwd=project, CMF_HOME=str(tmp_path / "elsewhere")).returncode == 0
+    assert called("init") == 0
     Path("f").write_text("x")
     with cmf.run("p", "s") as run:
         run.input("f")

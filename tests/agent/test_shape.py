@@ -15,9 +15,9 @@ ANYTHING = st.recursive(
 )
 
 
-@given(st.dictionaries(st.text(), ANYTHING), st.dictionaries(st.text(), ANYTHING))
-def test_every_value_has_a_canonical_form(params: dict[str, Any], properties: dict[str, Any]) -> None:
-    shaped = shape(params=params, properties=properties)
+@given(st.dictionaries(st.text(), ANYTHING, max_size=5))
+def test_every_value_has_a_canonical_form(values: dict[str, Any]) -> None:
+    shaped = shape(params=values, properties=values)
     packed = encode([b"", {**shaped.spaces, "lossy": shaped.lossy}])
     assert encode(decode(packed)) == packed
 
@@ -36,12 +36,12 @@ def test_the_largest_values_are_replaced_first() -> None:
 
 
 def test_what_was_bent_inside_a_replaced_value_is_not_noted() -> None:
-    found = fits(params={"objects": [object() for _ in range(20_000)], "c": 2**99})
+    found = fits(params={"objects": [object() for _ in range(8_000)], "c": 2**99})
     assert found["lossy"] == {"params.c": "integer", "params.objects": "truncated"}
 
 
 def test_too_many_keys_are_gathered() -> None:
-    found = fits(params={f"key{at:06}": at for at in range(50_000)}, facts={"host": "h"})
+    found = fits(params={f"key{at:06}": at for at in range(25_000)}, facts={"host": "h"})
     assert found["facts"] == {"host": "h"}
     assert found["params"]["(more)"]["truncated"] is True
     assert found["lossy"] == {"params.(more)": "truncated"}

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import agent, hub, link, store
+from tests.bench import agent, capture, hub, link, store
 from tests.bench.measure import Row
 
 from cmf_graph.database import sqlite_version
@@ -26,6 +26,10 @@ BENCHMARKS: tuple[Callable[[Path], Iterator[Row]], ...] = (
     agent.one_metric,
     agent.small_file,
     agent.large_file,
+    capture.dvc_small_file,
+    capture.dvc_small_file_among_many,
+    capture.dvc_folder,
+    capture.dvc_unchanged_folder,
     agent.imports,
     agent.status,
     store.custody,

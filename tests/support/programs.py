@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from tests.support.forked import can_fork, run_forked
 
 BIN = Path(sys.executable).parent
 #: No command of a test takes longer, s: on a quiet machine a few seconds, but the cores are shared by all workers.
@@ -30,6 +31,9 @@ def environment(**changes: str) -> dict[str, str]:
 def call(program: str, *arguments: object, cwd: Path, **changes: str) -> Done:
     """Run `cmf-agent` or `cmf-hub` with these arguments and return what came of it."""
     words = [str(BIN / program), *map(str, arguments)]
+    if can_fork(program, changes):
+        code, out, err = run_forked(program, words[1:], cwd, environment(**changes), COMMAND_LIMIT_S)
+        return subprocess.CompletedProcess(words, code, out, err)
     return subprocess.run(
         words, cwd=cwd, env=environment(**changes), capture_output=True, text=True, timeout=COMMAND_LIMIT_S, check=False
     )

@@ -339,7 +339,12 @@ def _is_columns(value: Any) -> bool:
     if not isinstance(value, list):
         return False
     for column in value:
-        if not isinstance(column, list) or len(column) != 2 or not is_text(column[0]) or not isinstance(column[1], list):
+        if (
+            not isinstance(column, list)
+            or len(column) != 2
+            or not is_text(column[0])
+            or not isinstance(column[1], list)
+        ):
             return False
     names, lengths = [column[0] for column in value], [len(column[1]) for column in value]
     return len(set(names)) == len(names) and len(set(lengths)) <= 1

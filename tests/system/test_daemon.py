@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -156,13 +155,12 @@ def test_a_push_says_so_if_the_daemon_that_it_waits_for_ends(hub: Hub, site: Mak
     assert hub.stop() == 0
     daemon = daemons.start(ana)
     until(lambda: state_of(ana) == "connecting", "the daemon to look for the hub", LIMIT_S)
-    with ThreadPoolExecutor(1) as pool:
-        pushed = pool.submit(ana.call, "push", "--timeout", str(COMMAND_LIMIT_S - 10))
-        until(lambda: is_open_in(ana.home.log_path, "push"), "the push to wait", LIMIT_S)
-        stop(daemon)
-        done = pushed.result(LIMIT_S)
-    assert done.returncode == 3
-    assert "the daemon has ended" in done.stderr
+    push = ana.start_push(COMMAND_LIMIT_S - 10)
+    until(lambda: is_open_in(ana.home.log_path, "push"), "the push to wait", LIMIT_S)
+    stop(daemon)
+    _, err = push.communicate(timeout=LIMIT_S)
+    assert push.returncode == 3
+    assert "the daemon has ended" in err
 
 
 def test_an_older_copy_of_the_log_that_is_put_in_its_place_is_served(

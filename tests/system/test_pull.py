@@ -105,7 +105,8 @@ def assert_same_digest(site: SiteFolder, hub: Hub, pipeline: str) -> None:
 
 def test_a_pull_by_pipeline_answers_offline_what_the_hub_answers(world: World, reader: SiteFolder) -> None:
     said = reader.ask("pull", "-p", "screening")
-    assert said.keys() == {"events", "bytes", "complete", "as_of", "hub", "proven"}
+    assert said.keys() == {"events", "bytes", "complete", "found", "empty", "as_of", "hub", "proven"}
+    assert (said["found"], said["empty"]) == (True, [])
     assert (said["complete"], said["proven"], said["hub"]) == (True, False, f"nats://{world.hub.address}")
     assert said["events"] > 0
     assert said["as_of"].endswith("Z")

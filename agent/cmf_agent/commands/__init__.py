@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from cmf_agent.commands import asking, bundling, pulling, running, saying, sending, serving, setup, showing
+from cmf_agent.commands import (
+    artifact,
+    asking,
+    bundling,
+    ingesting,
+    pulling,
+    reproducing,
+    running,
+    saying,
+    sending,
+    serving,
+    setup,
+    showing,
+)
 from cmf_agent.version import VERSION
 from cmf_graph.output import print_text
 
@@ -36,5 +49,18 @@ def _options(
     """Records what ML pipelines do, with or without a network, and brings it to a hub."""
 
 
-for _group in (setup, running, showing, saying, sending, pulling, serving, asking, bundling):
+for _group in (
+    setup,
+    running,
+    reproducing,
+    showing,
+    saying,
+    sending,
+    pulling,
+    serving,
+    asking,
+    bundling,
+    ingesting,
+    artifact,
+):
     _group.add_to(app)

@@ -9,6 +9,7 @@ from cmf_agent.commands.options import AsJson, HubAddress
 from cmf_agent.commands.sending import UNCONFIRMED_CODE
 from cmf_graph.console import print_warning
 from cmf_graph.output import print_json, print_text
+from cmf_graph.text import counted
 from cmf_protocol.errors import CallerError
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ Artifacts = Annotated[
 ]
 Prove = Annotated[bool, typer.Option("--prove", help="Check the sites' own signatures: do not take the hub's word.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to pull at most.")]
+WithBytes = Annotated[
+    bool,
+    typer.Option("--bytes", help="Also fetch the bytes of what these executions used and produced, from DVC's remote."),
+]
 #: Pulling much over a bad line takes long, and what has come is kept.
 TIMEOUT_S = 600.0
 _NO_FILTER = "say what: -p PIPELINE, --site SITE, --since TIME or --artifact REF"
@@ -52,6 +57,7 @@ def pull(
     since: Since = None,
     artifacts: Artifacts = None,
     prove: Prove = False,
+    with_bytes: WithBytes = False,
     timeout: Timeout = TIMEOUT_S,
     hub_url: HubAddress = None,
     as_json: AsJson = False,
@@ -61,14 +67,18 @@ def pull(
     Example: cmf-agent pull -p mnist --since 30d
 
     Only what is not here yet is fetched. Exit code 3: not all of it came in time, pull again and it goes on; 4: no hub was reached.
+    With --bytes, files are put at their names where nothing else is; 5: what DVC's remote holds is damaged.
     """
     from cmf_agent.home import find_home
 
     home = find_home()
+    if with_bytes:
+        _require_project(home)
     wanted = _filter(home, pipelines, sites, since, artifacts)
     if wanted is None and not any(each.subscribed for each in _asked(home)):
         raise CallerError("nothing is subscribed here", f"{_NO_FILTER}; or `cmf-agent subscribe` first")
-    _pull(home, None if wanted is None else [wanted], prove=prove, timeout=timeout, hub_url=hub_url, as_json=as_json)
+    filters = None if wanted is None else [wanted]
+    _pull(home, filters, prove=prove, with_bytes=with_bytes, timeout=timeout, hub_url=hub_url, as_json=as_json)
 
 
 def subscribe(
@@ -170,6 +180,7 @@ def clone(
     ] = None,
     pipelines: Pipelines = None,
     prove: Prove = False,
+    with_bytes: WithBytes = False,
     timeout: Timeout = TIMEOUT_S,
     hub_url: HubAddress = None,
     as_json: AsJson = False,
@@ -177,18 +188,26 @@ def clone(
     """Begin to work on a pipeline: make a folder, join the hub, subscribe, and fetch what was recorded so far.
 
     Example: cmf-agent clone maria.join -p mnist mnist
+
+    With --bytes, files are put at their names, and a folder that is in no DVC repository becomes one.
     """
-    from cmf_agent.cloning import prepare, undo_unless_joined
+    from cmf_agent.cloning import make_dvc_project, prepare, undo_unless_joined
+    from cmf_agent.dvc.repository import require_dvc
     from cmf_protocol.errors import CmfError
 
     wanted = _filter(None, pipelines, None, None, None)
     if wanted is None:
         raise CallerError("nothing was named to clone", "say what: -p PIPELINE")
+    if with_bytes:
+        require_dvc()
     made = prepare(join_file, folder, url=hub_url)
     try:
-        _pull(made.home, [wanted], subscribing=True, prove=prove, timeout=timeout, hub_url=hub_url, as_json=as_json)
+        report = _pull_events(made.home, [wanted], subscribing=True, prove=prove, timeout=timeout, hub_url=hub_url)
     except CmfError as error:
         raise undo_unless_joined(made, error, [wanted], prove=prove) from error
+    if with_bytes:
+        make_dvc_project(made.home)
+    _finish(made.home, [wanted], report, with_bytes=with_bytes, as_json=as_json)
     if not as_json:
         print_text(f"next: cd {made.home.root}; `cmf-agent query executions`")
 
@@ -200,38 +219,84 @@ def _pull(
     home: "Home",
     filters: "list[Filter] | None",
     *,
-    subscribing: bool = False,
     prove: bool,
+    with_bytes: bool = False,
     timeout: float,
     hub_url: str | None,
     as_json: bool,
 ) -> None:
+    report = _pull_events(home, filters, prove=prove, timeout=timeout, hub_url=hub_url)
+    _finish(home, filters, report, with_bytes=with_bytes, as_json=as_json)
+
+
+def _pull_events(
+    home: "Home",
+    filters: "list[Filter] | None",
+    *,
+    subscribing: bool = False,
+    prove: bool,
+    timeout: float,
+    hub_url: str | None,
+) -> "PullReport":
     from cmf_agent.hub_file import hub_in_force
     from cmf_agent.progress import counting_progress
     from cmf_agent.pull import pull as pull_now
-    from cmf_graph.times import rfc3339
 
     hub = hub_in_force(home, url=hub_url)
     with counting_progress("pulling") as progress:
         report = pull_now(home, hub, filters, prove=prove, subscribe=subscribing, timeout_s=timeout, progress=progress)
     for warning in report.warnings:
         print_warning(f"warning: {warning}")
-    if as_json:
-        fields = {"events": report.events, "bytes": report.bytes, "complete": report.complete}
-        print_json({**fields, "as_of": rfc3339(report.as_of_us), "hub": report.hub, "proven": report.proven})
-    else:
+    return report
+
+
+def _finish(
+    home: "Home", filters: "list[Filter] | None", report: "PullReport", *, with_bytes: bool, as_json: bool
+) -> None:
+    """Fetch the bytes, if they are wanted and all events have come; tell what was done, and how the command ends."""
+    from cmf_agent.commands.artifact_output import report_json
+    from cmf_agent.commands.pulling_bytes import ending, print_fetched, pull_selected
+    from cmf_agent.local_questions import filter_fields
+    from cmf_graph.times import rfc3339
+
+    if not as_json:
         print_text(pull_text(report))
-    if not report.complete:
-        raise typer.Exit(UNCONFIRMED_CODE)
+        for each in report.empty:
+            print_text(f"the hub holds nothing of {_words_of(each)} (yet)")
+    fetched = None
+    if with_bytes and report.complete:
+        fetched = pull_selected(home, [each.told for each in _asked(home) if _is_meant(each, filters)])
+    if as_json:
+        fields: dict[str, object] = {"events": report.events, "bytes": report.bytes, "complete": report.complete}
+        fields |= {"found": not report.empty, "empty": [filter_fields(each) for each in report.empty]}
+        fields |= {"as_of": rfc3339(report.as_of_us), "hub": report.hub, "proven": report.proven}
+        print_json(fields if fetched is None else fields | {"artifacts": report_json(fetched)})
+    elif fetched is not None:
+        print_fetched(fetched)
+    code = UNCONFIRMED_CODE if not report.complete else ending(fetched)
+    if code:
+        raise typer.Exit(code)
 
 
 def pull_text(report: "PullReport") -> str:
     """Return what a pull did as people read it."""
-    came = f"{report.events:,} new event{'' if report.events == 1 else 's'} ({report.bytes:,} bytes)"
+    came = f"{counted(report.events, 'new event')} ({report.bytes:,} bytes)"
     if not report.complete:
         return f"{came}; not all of it came yet: run `cmf-agent pull` again, it goes on from here"
     vouched = "their sites' signatures hold" if report.proven else f"as told by {report.hub}"
     return f"{came}; all that the hub lists is here, {vouched}"
+
+
+def _is_meant(asked: "Asked", filters: "list[Filter] | None") -> bool:
+    """Tell if a filter is one of those that were pulled now: the subscribed ones, if none was named."""
+    return asked.subscribed if filters is None else asked.asked in filters or asked.told in filters
+
+
+def _require_project(home: "Home") -> None:
+    """Raise `CallerError` before anything is pulled, if no bytes can be."""
+    from cmf_agent.dvc.remotes import project_root
+
+    project_root(home)
 
 
 def _filter(
@@ -303,6 +368,18 @@ def _text_of(found: "Filter") -> str:
     for key, value in filter_fields(found).items():
         words += [f"{options[key]} {each}" for each in (value if isinstance(value, list) else [value])]
     return " ".join(words)
+
+
+def _words_of(found: "Filter") -> str:
+    """Return a filter as a sentence has it."""
+    from cmf_agent.local_questions import filter_fields
+
+    words = {"pipelines": "pipeline ", "sites": "site ", "since": "", "artifacts": "artifact "}
+    parts = []
+    for key, value in filter_fields(found).items():
+        each = value if isinstance(value, list) else [f"what was started since {value}"]
+        parts.append(words.get(key, "") + " or ".join(map(str, each)))
+    return ", ".join(parts)
 
 
 def _as_of(time_us: int | None) -> str:

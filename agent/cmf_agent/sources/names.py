@@ -13,6 +13,30 @@ from pathlib import Path
 
 from cmf_protocol.errors import CallerError
 
+#: How the names of what is run, and not read, end.
+_SOURCES = (
+    ".py",
+    ".ipynb",
+    ".sh",
+    ".bash",
+    ".r",
+    ".rmd",
+    ".jl",
+    ".pl",
+    ".sql",
+    ".scala",
+    ".java",
+    ".go",
+    ".rs",
+    ".js",
+    ".ts",
+)
+
+
+def is_source(name: str) -> bool:
+    """Tell if a file is a program's source, by its name."""
+    return name.lower().endswith(_SOURCES)
+
 
 def artifact_name(path: Path, root: Path) -> tuple[str, bool]:
     """Return the name of the file at `path` in the project at `root`, and whether it had to be bent to fit UTF-8.

@@ -259,3 +259,20 @@ def test_a_capture_takes_one_git_process(repo: Path, tmp_path: Path, monkeypatch
     monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
     capture(repo)
     assert len(calls.read_text(encoding="utf-8").splitlines()) == 1
+
+
+def test_what_dvc_writes_makes_no_code_dirty(repo: Path) -> None:
+    (repo / "sub").mkdir()
+    written = [repo / "model.pkl.dvc", repo / "sub" / "dvc.lock", repo / "sub" / ".gitignore"]
+    for path in written:
+        path.write_text("first\n", encoding="utf-8")
+    git(repo, "add", ".")
+    git(repo, "commit", "-q", "-m", "data")
+    for path in written:
+        path.write_text("second\n", encoding="utf-8")
+    assert capture(repo)["dirty"] is False
+    (repo / "train.py").write_text("print(2)\n", encoding="utf-8")
+    diff = capture(repo, full_diff=True)
+    assert diff["dirty"] is True
+    assert "train.py" in str(diff["diff"])
+    assert "second" not in str(diff["diff"])
