@@ -101,7 +101,19 @@ def needed(home: Home, asked: Asked, *, by_name: bool = False) -> list[Needed]:
         for id_, names in _usages(reading, executions, _USAGES[asked.usage]).items():
             artifacts.setdefault(id_, set()).update(names)
         found = _described(reading, artifacts)
+        _refuse_told(nodes, {each.content_id for each in found}, graph)
     return [each for each in [*found, *unknown] if asked.kind in (None, each.kind)]
+
+
+def _refuse_told(nodes: Iterable[tuple[str, Any]], found: Collection[str], graph: Graph) -> None:
+    """Raise `CallerError` for a REF that is a table or an environment."""
+    for ref, node in nodes:
+        content_id = _canonical(graph, node)[1] if node[0] == "artifact" else None
+        if content_id is not None and content_id not in found and graph.node_id(("artifact", content_id)) is not None:
+            raise CallerError(
+                f"{ref} is a table or an environment: it is recorded in events, and has no bytes elsewhere",
+                f"`cmf-agent query show {ref}` shows it, cmf.read_table(None, {content_id!r}) reads a table",
+            )
 
 
 def _recorded(home: Home, ref: str) -> Node | None:

@@ -382,3 +382,12 @@ def test_json_is_one_document_with_every_item(site: Site, tmp_path: Path, capsys
         "content_id": id_of(site, "model.pkl"), "names": ["model.pkl"], "kind": "model", "size": 500, "state": "missing", "bytes": 0,
         "reason": "neither in DVC's cache nor in the remote", "placed": [],
     }  # fmt: skip
+
+
+def test_a_table_that_is_named_is_said_to_be_in_the_events(site: Site) -> None:
+    with cmf.run(PIPELINE, "cut", home=site.home.path) as run:
+        table = run.metrics_table("curves", {"loss": [1.0, 0.5]})
+    with pytest.raises(CallerError, match="recorded in events") as refused:
+        needed(site.home, Asked(refs=(table.content_id,)))
+    assert table.content_id in str(refused.value.hint)
+    assert table.content_id not in {each.content_id for each in needed(site.home, Asked(pipelines=(PIPELINE,)))}
