@@ -57,3 +57,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:  # deselected, not skipped: a skip would read as something that could not run
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    # What takes longest begins first, so that no worker is left alone with it at the end.
+    items.sort(key=lambda item: "tests/system/" not in item.nodeid)

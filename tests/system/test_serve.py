@@ -290,7 +290,7 @@ def test_a_revocation_cuts_a_connection_that_is_open(shared_hub: Hub, site: Make
     shared_hub.join(jana)
     jana.record(40, metrics=400)
     before = shared_hub.events()
-    pushing = jana.start_push(30)
+    pushing = jana.start_push(120)
     until(
         lambda: shared_hub.events() > before or pushing.poll() is not None,
         "the push to arrive",
