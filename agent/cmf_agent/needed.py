@@ -81,16 +81,19 @@ def needed(home: Home, asked: Asked, *, by_name: bool = False) -> list[Needed]:
         reading = Reading(graph, {})
         artifacts: dict[int, set[str]] = {}
         unknown: list[Needed] = []
+        named: dict[str, str] = {}
         executions = _of_pipelines(graph, asked)
-        for ref, node in nodes:
-            if isinstance(node, EventRow):
+        for ref, target in nodes:
+            if isinstance(target, EventRow):
                 raise CallerError(
                     f"{ref} is an event, which has no bytes", "name an artifact, an execution or a pipeline"
                 )
-            id_ = graph.node_id(_canonical(graph, node))
+            node = _canonical(graph, target)
+            id_ = graph.node_id(node)
             if node[0] == "artifact" and id_ is None:
                 unknown.append(Needed(node[1], ARTIFACT_KIND_DEFAULT, None, (), is_known=False))
             elif node[0] == "artifact" and id_ is not None:
+                named[node[1]] = ref
                 own = reading.names([id_]).get(id_, [])
                 fitting = [name for name in own if name == ref or name.endswith(f"/{ref}")]
                 artifacts.setdefault(id_, set()).update(fitting or own[:1])
@@ -101,15 +104,14 @@ def needed(home: Home, asked: Asked, *, by_name: bool = False) -> list[Needed]:
         for id_, names in _usages(reading, executions, _USAGES[asked.usage]).items():
             artifacts.setdefault(id_, set()).update(names)
         found = _described(reading, artifacts)
-        _refuse_told(nodes, {each.content_id for each in found}, graph)
+        _refuse_told(named, {each.content_id for each in found})
     return [each for each in [*found, *unknown] if asked.kind in (None, each.kind)]
 
 
-def _refuse_told(nodes: Iterable[tuple[str, Any]], found: Collection[str], graph: Graph) -> None:
-    """Raise `CallerError` for a REF that is a table or an environment."""
-    for ref, node in nodes:
-        content_id = _canonical(graph, node)[1] if node[0] == "artifact" else None
-        if content_id is not None and content_id not in found and graph.node_id(("artifact", content_id)) is not None:
+def _refuse_told(named: Mapping[str, str], found: Collection[str]) -> None:
+    """Raise `CallerError` for a content that was named, by its id, and is not found: a table or an environment."""
+    for content_id, ref in named.items():
+        if content_id not in found:
             raise CallerError(
                 f"{ref} is a table or an environment: it is recorded in events, and has no bytes elsewhere",
                 f"`cmf-agent query show {ref}` shows it, cmf.read_table(None, {content_id!r}) reads a table",

@@ -26,7 +26,7 @@ from cmf_hub.registry import Registry
 from cmf_protocol.errors import AccessDenied, CallerError
 from cmf_protocol.filters import Filter, filter_of
 from cmf_protocol.fold import WITHHELD
-from cmf_protocol.messages import Notice, encode_notice
+from cmf_protocol.messages import NOTICE_NEW, Notice, encode_notice
 from cmf_protocol.pull import EventsAnswer, EventsRequest, PullAnswer, PullRequest
 
 #: Bytes of events in one answer: uncompressed, so that it fits a message even if nothing can be compressed.
@@ -176,7 +176,7 @@ class Pulls:
 
     def notice(self) -> bytes:
         """Return the bytes of the notice that there is more."""
-        return encode_notice(Notice(self._hub_id, self._incarnation, "new"))
+        return encode_notice(Notice(self._hub_id, self._incarnation, NOTICE_NEW))
 
 
 def _version(ear: _Ear, listing: Listing) -> bytes:

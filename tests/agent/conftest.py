@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.dvc import make_dvc_project
 
 from cmf_agent.current import _current
 from cmf_agent.home import Home, future_home, init_home
@@ -34,3 +35,10 @@ def home(project: Path) -> Home:
     made = future_home(project)
     init_home(made)
     return made
+
+
+@pytest.fixture
+def dvc_home(home: Home) -> Home:
+    """A home in a git and DVC repository, which is also the working directory."""
+    make_dvc_project(home.root)
+    return home

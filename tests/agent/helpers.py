@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.support.forked import can_fork, run_forked
+from tests.support.programs import call_within
 
 from cmf_agent.home import Home
 from cmf_agent.reading import LogReader
@@ -34,18 +34,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 def cli(*arguments: str, cwd: Path, **changes: str) -> "subprocess.CompletedProcess[str]":
     """Run cmf-agent with these arguments and return what came of it."""
-    if can_fork("cmf-agent", changes):
-        code, out, err = run_forked("cmf-agent", list(arguments), cwd, environment(**changes), LIMIT_S)
-        return subprocess.CompletedProcess(arguments, code, out, err)
-    return subprocess.run(
-        [*CLI, *arguments],
-        cwd=cwd,
-        env=environment(**changes),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
+    return call_within(LIMIT_S, "cmf-agent", *arguments, cwd=cwd, **changes)
 
 
 def cli_json(*arguments: str, cwd: Path) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.agent.helpers import of_type, python, recorded
-from tests.support.dvc import git, init_dvc, make_dvc_project, told, tracking_errors
+from tests.support.dvc import git, init_dvc, log_input, told, tracking_errors, written
 
 import cmf_agent as cmf
 from cmf_agent.dvc.dvc_files import cached_path, read_dvc_file
@@ -19,24 +19,6 @@ from cmf_agent.hub_file import HubFile
 from cmf_agent.push import push
 from cmf_agent.settings import load_settings
 from cmf_protocol.errors import CallerError, CmfError
-
-
-@pytest.fixture
-def dvc_home(home: Home) -> Home:
-    """A home in a git and DVC repository, which is also the working directory."""
-    make_dvc_project(home.root)
-    return home
-
-
-def written(path: Path, text: str = "one\n") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
-
-
-def log_input(path: str | Path, *, commit: bool = False) -> str:
-    with cmf.run("p", "s") as run:
-        return run.input(path, commit=commit).content_id
 
 
 def test_a_new_file_is_tracked_and_told_of_after_its_use(dvc_home: Home, capfd: pytest.CaptureFixture[str]) -> None:

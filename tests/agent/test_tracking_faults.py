@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.agent.helpers import LIMIT_S, of_type, python, wait_until
-from tests.support.dvc import git, make_dvc_project, told, tracking_errors
+from tests.support.dvc import git, log_input, make_dvc_project, told, tracking_errors, written
 
 import cmf_agent as cmf
 from cmf_agent.dvc import adding
@@ -25,24 +25,6 @@ from cmf_agent.home import Home
 from cmf_agent.settings import Settings
 from cmf_graph.content.files import Content, hash_path
 from cmf_protocol.errors import StoreError
-
-
-@pytest.fixture
-def dvc_home(home: Home) -> Home:
-    """A home in a git and DVC repository, which is also the working directory."""
-    make_dvc_project(home.root)
-    return home
-
-
-def written(path: Path, text: str = "one\n") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
-
-
-def log_input(path: str | Path, *, commit: bool = False) -> str:
-    with cmf.run("p", "s") as run:
-        return run.input(path, commit=commit).content_id
 
 
 def md5_of(text: str) -> str:

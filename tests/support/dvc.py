@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cmf_agent as cmf
 from cmf_agent.home import Home
 from cmf_agent.reading import LogReader
 from cmf_protocol.events import decode_body
@@ -76,3 +77,16 @@ def tracking_errors(home: Home) -> dict[str, Any]:
             body = decode_body(event.body or b"")
             errors = body.get("properties", {}).get("tracking_errors", errors)
     return errors
+
+
+def written(path: Path, text: str = "one\n") -> Path:
+    """Write a file, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def log_input(path: str | Path, *, commit: bool = False) -> str:
+    """Record a run with one input, and return its content id."""
+    with cmf.run("p", "s") as run:
+        return run.input(path, commit=commit).content_id

@@ -30,12 +30,17 @@ def environment(**changes: str) -> dict[str, str]:
 
 def call(program: str, *arguments: object, cwd: Path, **changes: str) -> Done:
     """Run `cmf-agent` or `cmf-hub` with these arguments and return what came of it."""
+    return call_within(COMMAND_LIMIT_S, program, *arguments, cwd=cwd, **changes)
+
+
+def call_within(limit_s: float, program: str, *arguments: object, cwd: Path, **changes: str) -> Done:
+    """Do the same, within `limit_s` seconds."""
     words = [str(BIN / program), *map(str, arguments)]
     if can_fork(program, changes):
-        code, out, err = run_forked(program, words[1:], cwd, environment(**changes), COMMAND_LIMIT_S)
+        code, out, err = run_forked(program, words[1:], cwd, environment(**changes), limit_s)
         return subprocess.CompletedProcess(words, code, out, err)
     return subprocess.run(
-        words, cwd=cwd, env=environment(**changes), capture_output=True, text=True, timeout=COMMAND_LIMIT_S, check=False
+        words, cwd=cwd, env=environment(**changes), capture_output=True, text=True, timeout=limit_s, check=False
     )
 
 

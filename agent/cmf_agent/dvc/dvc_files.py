@@ -103,10 +103,19 @@ def cache_folder(root: str) -> str:
     return os.path.normpath(os.path.join(folder, os.path.expanduser(named) if named else "cache"))  # noqa: PTH111
 
 
+def object_folders(cache: str) -> tuple[str, str]:
+    """Return the folders in which the cache at `cache` keeps objects: that of DVC 3, then that of DVC 2."""
+    return os.path.join(cache, "files", "md5"), cache
+
+
+def object_path(folder: str, digest: str) -> str:
+    """Return where a folder of objects keeps the one with this digest."""
+    return os.path.join(folder, digest[:2], digest[2:])
+
+
 def cached_path(cache: str, content_id: str) -> str:
     """Return where the cache at `cache` keeps the content `md5:…`."""
-    digest = content_id.removeprefix("md5:")
-    return os.path.join(cache, "files", "md5", digest[:2], digest[2:])
+    return object_path(object_folders(cache)[0], content_id.removeprefix("md5:"))
 
 
 def read_manifest(cache: str, content_id: str) -> dict[str, str] | None:

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cmf_agent.dvc.dvc_files import LEGACY_HASH, cache_folder
+from cmf_agent.dvc.dvc_files import LEGACY_HASH, cache_folder, object_folders, object_path
 from cmf_agent.ingest.dvc_stages import Entry
 from cmf_agent.ingest.git_files import Commit, GitFiles
 from cmf_graph.content.files import Content, hash_path
@@ -30,7 +30,7 @@ class Files:
         self.root = root
         self.git = git
         self._memory = memory
-        self._cache = Path(cache_folder(str(root)))
+        self._cache = cache_folder(str(root))
 
     @property
     def repo(self) -> str | None:
@@ -59,8 +59,7 @@ class Files:
         digest = (entry.content_id or "").partition(":")[2]
         places = (
             self.root / entry.name,
-            self._cache / "files" / "md5" / digest[:2] / digest[2:],
-            self._cache / digest[:2] / digest[2:],
+            *(Path(object_path(folder, digest)) for folder in object_folders(self._cache)),
         )
         for place in places:
             found = _read(place)

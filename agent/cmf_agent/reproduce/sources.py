@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from cmf_agent.dvc.dvc_files import cache_folder
+from cmf_agent.dvc.dvc_files import cache_folder, object_folders, object_path
 from cmf_agent.dvc.projects import dvc_root
 from cmf_agent.home import Home
 from cmf_agent.reproduce.code import has_blob, read_blob
@@ -104,12 +104,11 @@ def cache_folders(folder: Path) -> list[Path]:
     root = dvc_root(str(folder / "any"))
     if root is None:
         return []
-    cache = Path(cache_folder(root))
-    return [cache / "files" / "md5", cache]
+    return [Path(folder) for folder in object_folders(cache_folder(root))]
 
 
 def _object(cache: Path, digest: str) -> Path | None:
-    path = cache / digest[:2] / digest[2:]
+    path = Path(object_path(str(cache), digest))
     return path if path.is_file() else None
 
 
